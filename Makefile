@@ -1,0 +1,63 @@
+# Every target makes .venv by itself when it is missing or out of date.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help install run demo test lint fmt types imports check bench soak-streams test-engines \
+        pages clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' Makefile
+
+$(INSTALLED): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	@touch $@
+
+install: $(INSTALLED) ## Make .venv with the pinned versions
+
+run: $(INSTALLED) ## Run the gateway: make run ARGS="--prefill URL PORT --decode URL"
+	$(BIN)/python -m app $(ARGS)
+
+demo: $(INSTALLED) ## Gateway on port 30000 with a simulated prefill/decode pair
+	@$(BIN)/python -m app demo $(ARGS)
+
+test: $(INSTALLED) ## All tests that need no real engine
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(INSTALLED) ## ruff: rules and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+fmt: $(INSTALLED) ## Format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: $(INSTALLED) ## mypy, strict
+	$(BIN)/mypy
+
+imports: $(INSTALLED) ## The direction of imports
+	$(BIN)/lint-imports
+
+check: lint types imports test ## Everything that must pass: lint types imports test
+
+bench: $(INSTALLED) ## CPU, latency and memory; SMG=python of smg's environment compares with SMG
+	SMG="$(SMG)" $(BIN)/python tests/bench/run.py $(ARGS)
+
+soak-streams: $(INSTALLED) ## 500 streams of 20 events/s for a minute
+	$(BIN)/python tests/bench/streams.py $(ARGS)
+
+test-engines: $(INSTALLED) ## The end-to-end tests against a real SGLang pair, see docs/testing.md
+	tests/engines/run.sh $(ARGS)
+
+pages: $(INSTALLED) ## Write .env.example and docs/configuration.md anew from the settings
+	$(BIN)/python -m app.settings_pages env > .env.example
+	$(BIN)/python -m app.settings_pages markdown > docs/configuration.md
+
+clean: ## Remove .venv and everything that was made
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,43 @@
+"""``python -m app [flags]`` and ``tandem [flags]``; ``demo`` as first word starts the demo."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from app import cli
+from app.settings import SettingsError
+
+_REFUSED = 2
+"""Exit code of a command line or setting that cannot be used, as argparse has it."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the program.
+
+    Args:
+        argv: Words after the program's name; the process's own if left out.
+
+    Returns:
+        Exit code: 0 after a stop signal, 2 for settings that cannot be used, 3 when the
+        application did not start.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        if words[:1] == ["demo"]:
+            # Imported here, so that a gateway in production never loads the simulator.
+            from app import demo  # noqa: PLC0415
+
+            return demo.main(words[1:])
+        settings = cli.load(words)
+        # Imported here, so that --help and refusals are quick.
+        from app.server import serve  # noqa: PLC0415
+
+        return serve(settings)
+    except SettingsError as exc:
+        sys.stderr.write(f"tandem: {exc}\n")
+        return _REFUSED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

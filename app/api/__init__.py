@@ -1,0 +1,1 @@
+"""The HTTP edge: routes, the one error shape, the API description."""

@@ -1,0 +1,110 @@
+"""The generation routes: ``peek -> prepare -> choose -> open -> relay``.
+
+A raw ASGI endpoint, because the framework's request and response objects would cost more than
+everything else on this path (``docs/decisions.md``). It owns the request's task group: whatever
+runs for a request ends with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from starlette.types import Receive, Scope, Send
+
+from app.api.problem import send_problem
+from app.api.relay import Relay, leave_with_client
+from app.dispatch.pd_router import PDRouter
+from app.dispatch.reply import Prepared
+from app.errors import BodyTooLarge, ClientGone, GatewayError
+from app.protocol.facts import peek
+from app.protocol.routes import Route
+
+
+class GenerationEndpoint:
+    """One generation route.
+
+    Args:
+        route: Which one.
+        router: Chooses pairs and opens legs.
+        max_body_bytes: Larger bodies are refused with 413.
+    """
+
+    def __init__(self, route: Route, router: PDRouter, max_body_bytes: int) -> None:
+        self._route = route
+        self._router = router
+        self._max_body_bytes = max_body_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serves one request."""
+        try:
+            body = await read_body(scope, receive, self._max_body_bytes)
+            facts = peek(self._route, body)
+        except ClientGone:
+            return
+        except GatewayError as error:
+            await send_problem(scope, send, error)
+            return
+        state = scope.get("state", {})
+        prepared = self._router.prepare(
+            facts, body, scope["headers"], state.get("request_id", "")
+        )
+        prepared.notes.update(model=facts.model, stream=facts.stream)
+        state["log"] = prepared.notes
+        try:
+            async with asyncio.TaskGroup() as request:
+                leaving = request.create_task(leave_with_client(receive))
+                await self._answer(prepared, request, scope, send)
+                leaving.cancel()
+        except* ClientGone:
+            prepared.notes["outcome"] = "client_gone"
+
+    async def _answer(
+        self, prepared: Prepared, request: asyncio.TaskGroup, scope: Scope, send: Send
+    ) -> None:
+        relay = Relay(send)
+        try:
+            async with self._router.open(prepared, request) as reply:
+                await relay.run(reply)
+        except GatewayError as error:
+            prepared.notes.update(outcome=error.code, leg=error.leg, cause=error.message)
+            if relay.has_started:
+                await relay.fail(error)
+            else:
+                await send_problem(scope, send, error)
+
+
+async def read_body(scope: Scope, receive: Receive, max_body_bytes: int) -> bytes:
+    """Reads a request body.
+
+    Raises:
+        BodyTooLarge: It is, or says it will be, over the limit.
+        ClientGone: The client left before its end.
+    """
+    for name, value in scope["headers"]:
+        if name == b"content-length" and value.isdigit() and int(value) > max_body_bytes:
+            raise _too_large(max_body_bytes)
+    message = await receive()
+    if message["type"] == "http.request" and not message.get("more_body", False):
+        body: bytes = message.get("body", b"")
+        if len(body) > max_body_bytes:
+            raise _too_large(max_body_bytes)
+        return body
+    parts: list[bytes] = []
+    n_bytes = 0
+    while True:
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        part = message.get("body", b"")
+        n_bytes += len(part)
+        if n_bytes > max_body_bytes:
+            raise _too_large(max_body_bytes)
+        parts.append(part)
+        if not message.get("more_body", False):
+            return b"".join(parts)
+        message = await receive()
+
+
+def _too_large(max_body_bytes: int) -> BodyTooLarge:
+    return BodyTooLarge(
+        f"the request body is larger than {max_body_bytes} bytes (--max-payload-size)"
+    )

@@ -1,0 +1,84 @@
+"""Whether the process lives, whether it can serve, and whether a pair really generates."""
+
+from __future__ import annotations
+
+import asyncio
+
+from fastapi import APIRouter
+from fastapi.responses import JSONResponse, PlainTextResponse
+
+from app.api.pairs import first_pair, what_is_missing
+from app.api.parts import GatewayParts
+from app.api.worker_calls import ask_worker, leg_of
+from app.errors import LegRejected, NoPairAvailable, WorkerError
+from app.workers.states import State
+from app.workers.worker import Worker
+
+router = APIRouter(tags=["health"])
+
+GENERATE_TIMEOUT_S = 30.0
+"""SGLang gives its own probe generation 20 s (0.5.23)."""
+
+
+@router.get("/health", response_class=PlainTextResponse, summary="The process lives")
+@router.head("/health", include_in_schema=False)
+@router.get("/liveness", response_class=PlainTextResponse, summary="The process lives")
+@router.head("/liveness", include_in_schema=False)
+async def liveness() -> PlainTextResponse:
+    """Always 200 `OK`, without workers and while ending too."""
+    return PlainTextResponse("OK")
+
+
+@router.get("/readiness", summary="A whole pair of some model is ready")
+@router.head("/readiness", include_in_schema=False)
+async def readiness(gateway: GatewayParts) -> JSONResponse:
+    """200 with counts, or 503 with the reason."""
+    if gateway.life.is_ending:
+        reason = "the gateway is shutting down"
+    elif first_pair(gateway.registry) is None:
+        reason = what_is_missing(gateway.registry)
+    else:
+        workers = gateway.registry.workers()
+        n_ready = sum(worker.state is State.READY for worker in workers)
+        return JSONResponse(
+            {"status": "ready", "healthy_workers": n_ready, "total_workers": len(workers)}
+        )
+    return JSONResponse({"status": "not ready", "reason": reason}, status_code=503)
+
+
+@router.get("/health_generate", response_class=PlainTextResponse, summary="A pair generates")
+async def health_generate(gateway: GatewayParts) -> PlainTextResponse:
+    """Asks both members of one ready pair to generate a token; 200 names them."""
+    pair = first_pair(gateway.registry)
+    if pair is None:
+        raise NoPairAvailable(
+            f"There is no ready pair to ask: {what_is_missing(gateway.registry)}.",
+            retry_after_s=1,
+        )
+
+    async def probe(worker: Worker) -> WorkerError | None:
+        try:
+            answer = await ask_worker(
+                gateway.clients, worker, ("/health_generate",), timeout_s=GENERATE_TIMEOUT_S
+            )
+        except WorkerError as failure:
+            return failure
+        if answer.status == 200:
+            return None
+        return LegRejected(
+            f"The {worker.spec.role} worker {worker.spec.url} answered {answer.status} to "
+            "/health_generate.",
+            leg=leg_of(worker),
+            worker_id=worker.spec.id,
+            status=503,
+            code="health_generate_failed",
+        )
+
+    async with asyncio.TaskGroup() as group:
+        probes = [group.create_task(probe(worker)) for worker in pair]
+    for task in probes:
+        failure = task.result()
+        if failure is not None:
+            raise failure
+    prefill, decode = pair
+    return PlainTextResponse(f"OK: prefill {prefill.spec.url}, decode {decode.spec.url}")

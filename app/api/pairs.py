@@ -1,0 +1,48 @@
+"""Which models a whole pair stands ready for, and what is missing where none is."""
+
+from __future__ import annotations
+
+from app.workers.registry import Registry
+from app.workers.states import State
+from app.workers.worker import Role, Worker
+
+
+def ready_models(registry: Registry) -> tuple[str, ...]:
+    """Returns the models that a ready prefill and a ready decode worker both serve, sorted."""
+    snapshot = registry.snapshot()
+    return tuple(
+        sorted(
+            model
+            for model in snapshot.model_ids()
+            if snapshot.candidates(Role.PREFILL, model) and snapshot.candidates(Role.DECODE, model)
+        )
+    )
+
+
+def first_pair(registry: Registry) -> tuple[Worker, Worker] | None:
+    """Returns a ready prefill and a ready decode worker of one model, if there are such."""
+    snapshot = registry.snapshot()
+    models: tuple[str | None, ...] = ready_models(registry)
+    if not models and not snapshot.model_ids():
+        # No worker names a model: all are wildcards, any two fit.
+        models = (None,)
+    for model in models:
+        prefills = snapshot.candidates(Role.PREFILL, model)
+        decodes = snapshot.candidates(Role.DECODE, model)
+        if prefills and decodes:
+            return prefills[0], decodes[0]
+    return None
+
+
+def what_is_missing(registry: Registry) -> str:
+    """Returns a sentence on why no pair is ready; call when :func:`first_pair` gave none."""
+    workers = registry.workers()
+    lacks = []
+    for role in (Role.PREFILL, Role.DECODE):
+        members = [worker for worker in workers if worker.spec.role is role]
+        n_ready = sum(worker.state is State.READY for worker in members)
+        if not members:
+            lacks.append(f"no {role} worker is registered")
+        elif not n_ready:
+            lacks.append(f"no {role} worker is ready ({len(members)} registered, 0 ready)")
+    return "; ".join(lacks) or "no model has both a ready prefill and a ready decode worker"

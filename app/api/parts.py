@@ -1,0 +1,51 @@
+"""What the routes need of the running gateway, and how they get it.
+
+The composition root sits above this package, so the routes name the parts they use as a protocol;
+:class:`app.gateway.Gateway` has them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Protocol, cast
+
+from fastapi import Depends, Request
+
+from app.upstream.clients import WorkerClients
+from app.workers.drain import Drain
+from app.workers.registry import Registry
+
+
+@dataclass(slots=True)
+class Life:
+    """Where the process is in its life; whoever stops it sets this first."""
+
+    is_ending: bool = False
+
+
+class Parts(Protocol):
+    """The parts of a gateway that the FastAPI routes use."""
+
+    @property
+    def registry(self) -> Registry:
+        """All workers."""
+
+    @property
+    def clients(self) -> WorkerClients:
+        """The connections to them."""
+
+    @property
+    def drain(self) -> Drain:
+        """The workers on their way out."""
+
+    @property
+    def life(self) -> Life:
+        """Where the process is in its life."""
+
+
+def get_gateway(request: Request) -> Parts:
+    """Returns the gateway that the application was built with."""
+    return cast("Parts", request.app.state.gateway)
+
+
+GatewayParts = Annotated[Parts, Depends(get_gateway)]

@@ -1,0 +1,193 @@
+"""``python -m app demo``: the gateway and a simulated SGLang pair in one process and one loop.
+
+Nothing but Python is needed: the pair rendezvouses, "computes" and answers over real HTTP on
+loopback. It prints what to paste once the gateway is ready, and stops on Ctrl-C or SIGTERM.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from dataclasses import replace
+from typing import Any
+
+import uvloop
+
+from app.server import GatewayServer, bind, make_config
+from app.settings import PrefillUrl, Settings, load
+from app.sim.config import SimConfig
+from app.sim.worker import SglangSim, sim_pair
+
+_MODEL = "sim-model"
+_READY_LIMIT_S = 15.0
+
+_CURL = """\
+curl {url}/v1/chat/completions -H "Content-Type: application/json" \\
+  -d '{{"model": "{model}", "messages": [{{"role": "user", "content": "Hello!"}}]{more}}}'
+"""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the demo until a stop signal.
+
+    Args:
+        argv: Words after ``demo``.
+
+    Returns:
+        Exit code: 0 after a stop signal, 1 when the gateway did not become ready.
+
+    Raises:
+        SettingsError: The port is taken or no port.
+    """
+    words = argparse.ArgumentParser(
+        prog="tandem demo",
+        description="The gateway with a simulated prefill/decode pair, in one process.",
+    )
+    words.add_argument("--host", default="127.0.0.1", help="address (default %(default)s)")
+    words.add_argument("--port", default="30000", help="port (default %(default)s)")
+    asked = words.parse_args(argv)
+    flags = {
+        "host": asked.host,
+        "port": asked.port,
+        "log_level": "warn",
+        "shutdown_grace_period_secs": "1",
+    }
+    with (
+        bind(_settings(flags)) as listener,
+        asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
+    ):
+        return runner.run(_run(flags, listener))
+
+
+def _settings(flags: dict[str, Any]) -> Settings:
+    # The settings of a real gateway on this machine must not change the demo.
+    return load(flags, {}, None)
+
+
+async def _run(flags: dict[str, Any], listener: socket.socket) -> int:
+    stop = asyncio.Event()
+    async with _simulated_pair() as (prefill, decode):
+        workers = {
+            "prefill": [PrefillUrl(prefill.url, prefill.bootstrap_port)],
+            "decode": [decode.url],
+        }
+        settings = _settings({**flags, **workers})
+        server = _QuietServer(make_config(settings))
+        with _stopped_by_signals(stop):
+            async with _serving(server, listener, stop):
+                if await _is_ready(settings, stop):
+                    _greet(_url(settings), prefill.url, decode.url)
+                elif not stop.is_set():
+                    sys.stderr.write(f"tandem: the demo was not ready in {_READY_LIMIT_S:g} s.\n")
+                    return 1
+                await stop.wait()
+    sys.stdout.write("\nStopped.\n")
+    return 0
+
+
+def _simulated_pair() -> AbstractAsyncContextManager[tuple[SglangSim, SglangSim]]:
+    # The pace of a small model: the words of a streamed answer are seen coming.
+    config = SimConfig(
+        model_id=_MODEL, prefill_tokens_per_s=20_000.0, lead_s=0.02, decode_step_s=0.03
+    )
+    return sim_pair(replace(config, role="prefill"), replace(config, role="decode"))
+
+
+class _QuietServer(GatewayServer):
+    """Leaves signals to the demo, which has more than a server to stop."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Do nothing."""
+        yield
+
+
+@asynccontextmanager
+async def _serving(
+    server: GatewayServer, listener: socket.socket, stop: asyncio.Event
+) -> AsyncIterator[None]:
+    async with asyncio.TaskGroup() as group:
+
+        async def serve() -> None:
+            try:
+                await server.serve(sockets=[listener])
+            finally:
+                stop.set()
+
+        group.create_task(serve())
+        try:
+            yield
+        finally:
+            server.should_exit = True
+
+
+@contextmanager
+def _stopped_by_signals(stop: asyncio.Event) -> Iterator[None]:
+    loop = asyncio.get_running_loop()
+    signals = (signal.SIGINT, signal.SIGTERM)
+    for signum in signals:
+        loop.add_signal_handler(signum, stop.set)
+    try:
+        yield
+    finally:
+        for signum in signals:
+            loop.remove_signal_handler(signum)
+
+
+async def _is_ready(settings: Settings, stop: asyncio.Event) -> bool:
+    """Ask ``/readiness`` over the wire, as a probe would, until it answers 200."""
+    host = _reachable(settings.host)
+    try:
+        async with asyncio.timeout(_READY_LIMIT_S):
+            while not stop.is_set():
+                if await _status(host, settings.port) == b"200":
+                    return True
+                await asyncio.sleep(0.05)
+    except TimeoutError:
+        pass
+    return False
+
+
+async def _status(host: str, port: int) -> bytes:
+    try:
+        reader, writer = await asyncio.open_connection(host, port)
+    except OSError:
+        return b""
+    try:
+        writer.write(b"GET /readiness HTTP/1.1\r\nhost: demo\r\nconnection: close\r\n\r\n")
+        words = (await reader.readline()).split()
+        await reader.read()
+        return words[1] if len(words) > 1 else b""
+    except OSError:
+        return b""
+    finally:
+        writer.close()
+
+
+def _greet(url: str, prefill_url: str, decode_url: str) -> None:
+    lines = (
+        f"\nTandem is ready on {url}, with a simulated SGLang pair:",
+        f"  prefill {prefill_url}   decode {decode_url}   model {_MODEL}",
+        f"  the API with examples: {url}/docs",
+        "\nPaste one of these into another terminal, the second one streams:\n",
+        _CURL.format(url=url, model=_MODEL, more=""),
+        _CURL.format(url=url, model=_MODEL, more=', "stream": true').replace("curl", "curl -N"),
+        "Ctrl-C stops it.",
+    )
+    sys.stdout.write("\n".join(lines) + "\n")
+    sys.stdout.flush()
+
+
+def _url(settings: Settings) -> str:
+    host = _reachable(settings.host)
+    return f"http://[{host}]:{settings.port}" if ":" in host else f"http://{host}:{settings.port}"
+
+
+def _reachable(host: str) -> str:
+    """The address by which a listener on every address is reached from here."""
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared only

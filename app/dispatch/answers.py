@@ -1,0 +1,115 @@
+"""What the client gets of one call: a checked body, or the iterator over decode's events.
+
+Most answers pass through as the bytes they came in. Prompt logprobs and cached-token counts are
+prefill's to tell, so those two, when asked for, are put into decode's answer here.
+"""
+
+from __future__ import annotations
+
+import orjson
+
+from app.dispatch import leg_failures
+from app.dispatch.reply import Prepared
+from app.dispatch.sglang import SglangCall
+from app.errors import LegBroken
+from app.protocol.logprob_merge import LogprobMerger, merge_prompt_logprobs
+from app.protocol.sse import DONE_DATA, EventSplitter, abort_in_body, data_of, encode
+from app.protocol.usage import cached_from_prefill, patch_event, patch_whole
+from app.workers.worker import Worker
+
+
+async def whole_body(call: SglangCall, first: bytes, prepared: Prepared, decode: Worker) -> bytes:
+    """Checks a plain answer of decode and completes it with what only prefill knows.
+
+    Raises:
+        WorkerError: The body is not JSON, the generation was aborted, or prefill failed.
+    """
+    parsed = leg_failures.parse_json(first, "decode", decode)
+    if b'"abort"' in first and (message := abort_in_body(parsed)) is not None:
+        raise leg_failures.aborted(message, "decode", decode)
+    if prepared.facts.wants_prompt_logprobs:
+        return _merged(first, await call.wait_for_prefill())
+    if call.prefill_body is not None and b'"cached_tokens":' in call.prefill_body:
+        return patch_whole(first, cached_from_prefill(call.prefill_body))
+    return first
+
+
+def _merged(decode_body: bytes, prefill_body: bytes) -> bytes:
+    try:
+        return merge_prompt_logprobs(decode_body, prefill_body)
+    except (orjson.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+        raise _no_logprobs() from error
+
+
+def _no_logprobs() -> LegBroken:
+    return LegBroken("the prefill worker's answer holds no prompt logprobs", leg="prefill")
+
+
+class EventStream:
+    """Decode's events, as they come.
+
+    Args:
+        call: A started call.
+        first: What :meth:`SglangCall.start` returned.
+    """
+
+    def __init__(self, call: SglangCall, first: bytes) -> None:
+        self._call = call
+        self._first = first
+
+    def __aiter__(self) -> EventStream:
+        """Returns itself."""
+        return self
+
+    async def __anext__(self) -> bytes:
+        """Returns the next whole events.
+
+        Raises:
+            WorkerError: A leg failed.
+        """
+        if self._first:
+            events, self._first = self._first, b""
+            return events
+        events = await self._call.next_events()
+        if not events:
+            raise StopAsyncIteration
+        return events
+
+
+class CompletedEventStream(EventStream):
+    """Decode's events with prefill's prompt logprobs and cached-token counts put in."""
+
+    def __init__(self, call: SglangCall, first: bytes, prepared: Prepared) -> None:
+        super().__init__(call, first)
+        self._splitter = EventSplitter()
+        self._facts = prepared.facts
+        self._merger: LogprobMerger | None = None
+
+    async def __anext__(self) -> bytes:
+        """Returns the next whole events, completed.
+
+        Raises:
+            WorkerError: A leg failed.
+        """
+        if self._facts.wants_prompt_logprobs and self._merger is None:
+            self._merger = _merger(await self._call.wait_for_prefill())
+        events = await super().__anext__()
+        return b"".join(
+            encode(self._complete(data_of(event))) for event in self._splitter.feed(events)
+        )
+
+    def _complete(self, data: bytes) -> bytes:
+        if data == DONE_DATA:
+            return data
+        if self._merger is not None:
+            return self._merger.feed(data)
+        if self._call.prefill_body is not None and b"cached_tokens" in self._call.prefill_body:
+            return patch_event(data, cached_from_prefill(self._call.prefill_body))
+        return data
+
+
+def _merger(prefill_body: bytes) -> LogprobMerger:
+    try:
+        return LogprobMerger(prefill_body)
+    except (orjson.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+        raise _no_logprobs() from error

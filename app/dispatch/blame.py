@@ -1,0 +1,105 @@
+"""Whose failure it was, and who pays for it.
+
+SGLang reports the death of a peer on the survivor, and a hung leg makes the other silent too.
+Such failures charge nobody until both workers were asked; the one that does not answer its probe
+is the leg that is named. Everything else is charged to the leg that failed, and 4xx to nobody.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from app.clock import Clock
+from app.errors import Leg, LegRejected, LegTimedOut, LegUnreachable, WorkerError
+from app.protocol.peer_blame import is_peer_death
+from app.scheduling.scheduler import Pair
+from app.upstream.clients import WorkerClients
+from app.workers.health import HealthLoop
+from app.workers.worker import Worker
+
+PROBE_TIMEOUT_S = 1.0
+CAPACITY_BACKOFF_S = 1.0
+
+
+class Blame:
+    """Settles failures of legs.
+
+    Args:
+        clients: Where probes are sent.
+        health: Told of connect failures and asked for probes.
+        now_s: The clock of the workers' breakers.
+    """
+
+    def __init__(self, clients: WorkerClients, health: HealthLoop, now_s: Clock) -> None:
+        self._clients = clients
+        self._health = health
+        self._now_s = now_s
+
+    async def settle(self, error: WorkerError, pair: Pair) -> WorkerError:
+        """Names the leg that failed, charges its worker, and returns the error to show."""
+        if _is_ambiguous(error):
+            error = await self._ask_both(error, pair)
+        if error.leg is not None:
+            self._charge(error, pair.prefill if error.leg == "prefill" else pair.decode)
+        return error
+
+    def succeeded(self, pair: Pair) -> None:
+        """Both legs did their work."""
+        for worker in (pair.prefill, pair.decode):
+            worker.breaker.record_success()
+            self._health.note_success(worker)
+
+    async def _ask_both(self, error: WorkerError, pair: Pair) -> WorkerError:
+        async with asyncio.TaskGroup() as probes:
+            prefill = probes.create_task(self._answers(pair.prefill))
+            decode = probes.create_task(self._answers(pair.decode))
+        dead: Leg
+        if not prefill.result():
+            dead, worker = "prefill", pair.prefill
+        elif not decode.result():
+            dead, worker = "decode", pair.decode
+        else:
+            if isinstance(error, LegTimedOut):
+                # Both are alive and both were silent: neither can be named.
+                error.leg = None
+            error.is_charged = False
+            return error
+        if dead != error.leg:
+            error = type(error)(
+                f"the {dead} worker does not answer; the other leg said: {error.message}",
+                leg=dead,
+                worker_id=worker.spec.id,
+                status=error.status,
+            )
+        return error
+
+    async def _answers(self, worker: Worker) -> bool:
+        try:
+            async with asyncio.timeout(PROBE_TIMEOUT_S):
+                return (await self._clients.get(worker).probe()).ok
+        except TimeoutError:
+            return False
+
+    def _charge(self, error: WorkerError, worker: Worker) -> None:
+        worker.last_error = error.message
+        if not error.is_charged:
+            return
+        if isinstance(error, LegUnreachable):
+            self._health.note_connect_failure(worker)
+        if isinstance(error, LegRejected):
+            if error.status < 500 and error.status != 429:
+                return
+            self._health.probe_now(worker)
+            if error.status in (429, 503):
+                backoff_s = error.retry_after_s or CAPACITY_BACKOFF_S
+                worker.capacity_until_s = self._now_s() + backoff_s
+                return
+        else:
+            self._health.probe_now(worker)
+        worker.breaker.record_failure()
+
+
+def _is_ambiguous(error: WorkerError) -> bool:
+    if isinstance(error, LegTimedOut):
+        return not error.is_settled
+    return isinstance(error, LegRejected) and is_peer_death(error.message)

@@ -1,0 +1,123 @@
+"""More than one choice for one prompt: single-choice calls to one pair, merged.
+
+Real SGLang 0.5.23 never answers the decode leg of a request with n > 1: its parallel sampling
+sends a warm-up and all samples through one room. So each choice is a call of its own, with its
+own room and id, and the children share one fate.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from app.dispatch.answers import CompletedEventStream, whole_body
+from app.dispatch.reply import Prepared
+from app.dispatch.sglang import SglangCall
+from app.errors import WorkerError
+from app.protocol.fan_out_merge import FanOutStream, merge_replies
+from app.protocol.sse import EventSplitter, data_of, encode
+from app.workers.worker import Worker
+
+
+async def start_all(
+    calls: Sequence[SglangCall], prepared: Prepared, decode: Worker, legs: asyncio.TaskGroup
+) -> list[bytes]:
+    """Starts every child and waits for the first word, or the whole body, of each.
+
+    Raises:
+        WorkerError: A child failed; the caller ends the others.
+    """
+    failures: list[WorkerError] = []
+    bodies: list[bytes] = [b""] * len(calls)
+    async with asyncio.TaskGroup() as children:
+
+        async def start(index: int, call: SglangCall) -> None:
+            try:
+                first = await call.start(legs)
+                if not prepared.facts.stream:
+                    first = await whole_body(call, first, prepared, decode)
+                bodies[index] = first
+            except WorkerError as error:
+                failures.append(error)
+                for task in tasks:
+                    if task is not asyncio.current_task():
+                        task.cancel()
+
+        tasks = [children.create_task(start(i, call)) for i, call in enumerate(calls)]
+    if failures:
+        raise failures[0]
+    return bodies
+
+
+def merged_body(prepared: Prepared, bodies: Sequence[bytes]) -> bytes:
+    """Returns the children's plain answers as one."""
+    facts = prepared.facts
+    return merge_replies(facts.route, facts.n, facts.batch, bodies)
+
+
+class MergedEventStream:
+    """The children's streams as one; ends with the last of them.
+
+    Each child has at most one batch of events waiting, so a slow client slows every child.
+
+    Args:
+        calls: The started children.
+        firsts: What their :meth:`SglangCall.start` returned.
+        prepared: The request.
+        legs: The request's task group; owns one reader a child.
+    """
+
+    def __init__(
+        self,
+        calls: Sequence[SglangCall],
+        firsts: Sequence[bytes],
+        prepared: Prepared,
+        legs: asyncio.TaskGroup,
+    ) -> None:
+        facts = prepared.facts
+        self._merge = FanOutStream(facts.route, facts.n, facts.batch, facts.include_usage)
+        self._waiting: asyncio.Queue[tuple[int, bytes | WorkerError]] = asyncio.Queue(maxsize=1)
+        self._n_open = len(calls)
+        self._splitters = [EventSplitter() for _ in calls]
+        self._readers = [
+            legs.create_task(self._read(i, CompletedEventStream(call, first, prepared)))
+            for i, (call, first) in enumerate(zip(calls, firsts, strict=True))
+        ]
+
+    async def _read(self, child: int, events: CompletedEventStream) -> None:
+        try:
+            async for chunk in events:
+                await self._waiting.put((child, chunk))
+            await self._waiting.put((child, b""))
+        except WorkerError as error:
+            await self._waiting.put((child, error))
+
+    def __aiter__(self) -> MergedEventStream:
+        """Returns itself."""
+        return self
+
+    async def __anext__(self) -> bytes:
+        """Returns the next merged events.
+
+        Raises:
+            WorkerError: One child failed, so all have.
+        """
+        while self._n_open:
+            child, chunk = await self._waiting.get()
+            if isinstance(chunk, WorkerError):
+                raise chunk
+            if not chunk:
+                self._n_open -= 1
+                if not self._n_open:
+                    return self._merge.final()
+                continue
+            events = self._splitters[child].feed(chunk)
+            merged = [self._merge.feed(child, data_of(event)) for event in events]
+            if out := b"".join(encode(data) for data in merged if data is not None):
+                return out
+        raise StopAsyncIteration
+
+    def close(self) -> None:
+        """Ends the readers."""
+        for reader in self._readers:
+            reader.cancel()

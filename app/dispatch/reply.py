@@ -1,0 +1,48 @@
+"""What goes into a dispatch and what comes out of it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from app.protocol.facts import RequestFacts
+
+RawHeaders = Sequence[tuple[bytes, bytes]]
+
+
+@dataclass(slots=True)
+class Prepared:
+    """A request that is ready for any pair.
+
+    Attributes:
+        facts: What the gateway read from the body.
+        body: The client's own bytes.
+        headers: What both legs are sent, without credentials and framing.
+        notes: What the access log says of the request at its end; filled on the way.
+    """
+
+    facts: RequestFacts
+    body: bytes
+    headers: RawHeaders
+    notes: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Reply:
+    """An answer that is under way; valid inside the ``async with`` that yielded it.
+
+    Attributes:
+        status: HTTP status of the decode leg, always 2xx.
+        headers: Allow-listed headers of the decode leg, lower-case names.
+        chunks: Body bytes. A stream yields whole SSE events and raises
+            :class:`~app.errors.WorkerError` when a leg fails; a plain reply yields once.
+        is_stream: Whether the body is an SSE stream.
+        close: Ends what feeds ``chunks``; called once, whatever happened.
+    """
+
+    status: int
+    headers: list[tuple[bytes, bytes]]
+    chunks: AsyncIterator[bytes]
+    is_stream: bool
+    close: Callable[[], None] | None = None

@@ -1,0 +1,59 @@
+"""Cuts a byte stream at event borders without reading the events.
+
+A worker may be cut inside an event. Passing only whole events on means that an error event can
+follow at any time, and costs one ``endswith`` for each chunk of a well-behaved engine.
+"""
+
+from __future__ import annotations
+
+from app.errors import GatewayError, InternalError
+
+MAX_EVENT_BYTES = 16 * 1024 * 1024
+_BORDERS = (b"\n\n", b"\r\n\r\n")
+_DONE = b"data: [DONE]"
+
+
+class WholeEvents:
+    """Holds the unfinished end of a stream back.
+
+    Attributes:
+        ended_with_done: The last event so far was ``data: [DONE]``.
+    """
+
+    __slots__ = ("_rest", "ended_with_done")
+
+    def __init__(self) -> None:
+        self._rest = b""
+        self.ended_with_done = False
+
+    def feed(self, chunk: bytes) -> bytes:
+        """Returns the bytes up to the last event border, which may be none.
+
+        Raises:
+            GatewayError: One event is larger than 16 MiB.
+        """
+        if self._rest:
+            chunk = self._rest + chunk
+            self._rest = b""
+        if not chunk.endswith(_BORDERS):
+            border = chunk.rfind(b"\n\n")
+            length = border + 2 if border >= 0 else 0
+            crlf_border = chunk.rfind(b"\r\n\r\n")
+            if crlf_border >= 0:
+                length = max(length, crlf_border + 4)
+            self._rest = chunk[length:]
+            if len(self._rest) > MAX_EVENT_BYTES:
+                raise self._too_large()
+            chunk = chunk[:length]
+        if chunk:
+            self.ended_with_done = chunk[-18:].rstrip().endswith(_DONE)
+        return chunk
+
+    @property
+    def has_rest(self) -> bool:
+        """Whether the stream stands inside an event."""
+        return bool(self._rest.strip())
+
+    @staticmethod
+    def _too_large() -> GatewayError:
+        return InternalError("a worker sent one event of more than 16 MiB", code="event_too_large")

@@ -1,0 +1,214 @@
+"""Every error a client can be shown, drawn as one tree.
+
+::
+
+    GatewayError
+      RequestError          the client's fault
+        InvalidRequest      400   UnknownModel 404   BodyTooLarge 413   BadKey 401
+        NotOffered          501   UnknownRoute 404   MethodNotAllowed 405
+        WorkerNotFound      404   WorkerExists 409
+      CapacityError         the fleet is short of room
+        NoPairAvailable     503   ShuttingDown 503
+      WorkerError           a worker's fault; carries the leg
+        LegUnreachable      502   nothing reached the engine
+        LegRejected         the worker's own status
+        LegTimedOut         504
+        LegBroken           502   cut, reset, not JSON, no [DONE], finish_reason abort
+      InternalError         500   a defect of the gateway
+
+``ClientGone`` is control flow and never shown to anyone.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+Leg = Literal["prefill", "decode"]
+
+
+class GatewayError(Exception):
+    """A failure with everything its rendering needs.
+
+    Args:
+        message: One sentence for the client: what was wrong, where, what to do.
+        code: Stable snake_case word; the class's own when left out.
+        param: The field of the request at fault, if one is.
+        retry_after_s: Whole seconds for ``Retry-After``, if waiting can help.
+    """
+
+    status: int = 500
+    code: str = "internal_error"
+    type: ClassVar[str] = "server_error"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str | None = None,
+        param: str | None = None,
+        retry_after_s: int | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        if code is not None:
+            self.code = code
+        self.param = param
+        self.retry_after_s = retry_after_s
+        self.leg: Leg | None = None
+
+
+class InternalError(GatewayError):
+    """The gateway's own defect."""
+
+
+class RequestError(GatewayError):
+    """The request cannot be served as it stands."""
+
+    status = 400
+    code = "invalid_request"
+    type = "invalid_request_error"
+
+
+class InvalidRequest(RequestError):
+    """The body or a parameter is wrong."""
+
+
+class UnknownModel(RequestError):
+    """No worker serves the named model."""
+
+    status = 404
+    code = "model_not_found"
+
+
+class BodyTooLarge(RequestError):
+    """The body is over the configured limit."""
+
+    status = 413
+    code = "request_body_too_large"
+
+
+class BadKey(RequestError):
+    """No key, or not one of ours."""
+
+    status = 401
+    code = "invalid_api_key"
+
+
+class NotOffered(RequestError):
+    """A route that is known but not served."""
+
+    status = 501
+    code = "not_implemented"
+
+
+class UnknownRoute(RequestError):
+    """No such path."""
+
+    status = 404
+    code = "unknown_url"
+
+
+class MethodNotAllowed(RequestError):
+    """The path exists, the method does not."""
+
+    status = 405
+    code = "method_not_allowed"
+
+
+class WorkerNotFound(RequestError):
+    """No worker has this id."""
+
+    status = 404
+    code = "worker_not_found"
+
+
+class WorkerExists(RequestError):
+    """A worker with this URL is registered."""
+
+    status = 409
+    code = "worker_already_exists"
+
+
+class CapacityError(GatewayError):
+    """Right request, wrong moment."""
+
+    status = 503
+    code = "no_capacity"
+
+
+class NoPairAvailable(CapacityError):
+    """No prefill or no decode worker can take the request."""
+
+    code = "no_available_pair"
+
+
+class ShuttingDown(CapacityError):
+    """The gateway is going away."""
+
+    code = "shutting_down"
+
+
+class WorkerError(GatewayError):
+    """A leg failed.
+
+    Args:
+        leg: The leg that failed; ``None`` for a worker outside a pair.
+        worker_id: The worker that served it.
+        is_unsent: Nothing reached an engine, so another pair may be tried.
+
+    Attributes:
+        is_charged: The worker's breaker pays for it; cleared when the fault cannot be placed.
+        is_settled: The leg is known beyond doubt, so nobody needs to be probed.
+    """
+
+    status = 502
+    code = "leg_failed"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        leg: Leg | None,
+        worker_id: str = "",
+        is_unsent: bool = False,
+        status: int | None = None,
+        code: str | None = None,
+        retry_after_s: int | None = None,
+    ) -> None:
+        super().__init__(message, code=code, retry_after_s=retry_after_s)
+        self.leg = leg
+        self.worker_id = worker_id
+        self.is_unsent = is_unsent
+        self.is_charged = True
+        self.is_settled = False
+        if status is not None:
+            self.status = status
+
+
+class LegUnreachable(WorkerError):
+    """The worker could not be connected to; nothing was sent."""
+
+    code = "worker_unreachable"
+
+
+class LegRejected(WorkerError):
+    """The worker answered with an error status, which is passed on."""
+
+    code = "worker_rejected"
+
+
+class LegTimedOut(WorkerError):
+    """The worker was silent for longer than allowed."""
+
+    status = 504
+    code = "worker_timeout"
+
+
+class LegBroken(WorkerError):
+    """The answer was cut, was not what it claimed to be, or was aborted."""
+
+    code = "worker_broken"
+
+
+class ClientGone(Exception):  # noqa: N818 - not an error: the client left
+    """The client closed its connection; ends the request, shown to nobody."""

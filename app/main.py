@@ -1,0 +1,128 @@
+"""The application: ``create_app()``, or ``uvicorn app.main:app`` from the environment alone."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.middleware.asyncexitstack import AsyncExitStackMiddleware
+from starlette.middleware.exceptions import ExceptionMiddleware
+from starlette.routing import Route as RawRoute
+from starlette.types import ASGIApp
+
+from app import __version__
+from app.api import docs, engine_info, health, models, not_offered, openapi, problem, workers
+from app.api.generation import GenerationEndpoint
+from app.gateway import build_gateway
+from app.lifespan import lifespan
+from app.middleware.access_log import AccessLogMiddleware
+from app.middleware.auth import AuthMiddleware
+from app.middleware.request_id import RequestIdMiddleware
+from app.observability.log import configure, get_logger, is_info_shown
+from app.protocol.routes import Route
+from app.settings import Settings, SettingsError, load
+
+DESCRIPTION = (
+    "OpenAI-compatible gateway for prefill/decode-disaggregated LLM serving. It picks a prefill "
+    "and a decode worker for each request, lets them hand over the KV cache, and streams the "
+    "answer back. Every error is the OpenAI error object."
+)
+
+
+class Application(FastAPI):
+    """FastAPI without the outer layers that this gateway has no use for.
+
+    Left out are the server error page (the access log's layer answers a defect in our one shape),
+    telemetry hooks and the body limit of FastAPI (routes have their own). Without them, and with
+    telemetry off, all layers and the router cost 10 us a request instead of 14, and 0.36 us a
+    streamed event instead of 0.49 (FastAPI 0.165).
+    """
+
+    def build_middleware_stack(self) -> ASGIApp:
+        """Returns our layers round FastAPI's inner two and the router."""
+        stack: ASGIApp = ExceptionMiddleware(
+            AsyncExitStackMiddleware(self.router), handlers=self.exception_handlers
+        )
+        for layer in reversed(self.user_middleware):
+            stack = layer.cls(stack, *layer.args, **layer.kwargs)
+        return stack
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """Builds the application.
+
+    Args:
+        settings: What the operator chose; read from the environment and ``.env`` when left out.
+
+    Raises:
+        SettingsError: The environment is wrong.
+    """
+    if settings is None:
+        settings = load()
+    configure(settings.log_level, is_json=settings.log_json)
+    gateway = build_gateway(settings)
+    app = Application(
+        title="Tandem",
+        version=__version__,
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        # Else FastAPI would export on its own to whatever OTEL_* variables name.
+        telemetry={"auto_configure": False, "tracing": False, "metrics": False, "logs": False},
+    )
+    app.state.gateway = gateway
+    _add_routes(app, settings)
+    _add_layers(app, settings)
+    problem.install(app)
+    openapi.install(app, has_key=settings.api_key is not None)
+    return app
+
+
+def _add_routes(app: FastAPI, settings: Settings) -> None:
+    # First, and on the application itself: routes are matched in order, and an included router
+    # would put its own layers before a raw endpoint.
+    generation = [
+        RawRoute(
+            route.value,
+            GenerationEndpoint(route, app.state.gateway.router, settings.max_payload_size),
+            methods=["POST"],
+            include_in_schema=False,
+            name=route.name.lower(),
+        )
+        for route in Route
+    ]
+    app.router.routes[:0] = generation
+    for part in (models, workers, engine_info, health):
+        app.include_router(part.router)
+    docs.install(app)
+    app.router.routes.extend(not_offered.routes())
+
+
+def _add_layers(app: FastAPI, settings: Settings) -> None:
+    # The last one added is the outermost.
+    if settings.api_key is not None:
+        app.add_middleware(AuthMiddleware, api_key=settings.api_key.get_secret_value())
+    app.add_middleware(
+        AccessLogMiddleware,
+        log=get_logger("access"),
+        is_shown=is_info_shown(settings.log_level),
+        now_s=time.monotonic,
+    )
+    app.add_middleware(RequestIdMiddleware)
+
+
+def __getattr__(name: str) -> Any:
+    """Makes ``app`` when a server asks for it, so that importing this module reads nothing."""
+    if name != "app":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        made = create_app()
+    except SettingsError as error:
+        sys.stderr.write(f"{error}\n")
+        raise SystemExit(2) from None
+    globals()["app"] = made
+    return made

@@ -1,0 +1,1 @@
+"""Plain ASGI layers round the application, outermost first: request id, access log, auth."""

@@ -1,0 +1,1 @@
+"""Which of several workers gets a request; pure, one policy a file."""

@@ -1,0 +1,1 @@
+"""Wire formats, read and written without I/O: request facts, SSE, errors, merging."""

@@ -1,0 +1,1 @@
+"""Who runs where: pairs of a prefill and a decode worker."""

@@ -1,0 +1,181 @@
+"""The scheduler: asked for a pair, it grants one and counts it until it is done."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Protocol
+
+from app.scheduling.pairing import PairTable, freest_rank
+from app.scheduling.refusal import refusal
+from app.workers.lease import Lease
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from app.clock import Clock
+    from app.policies.base import Policy
+    from app.protocol.facts import RequestFacts
+    from app.scheduling.pairing import PairGroup
+    from app.workers.registry import Registry
+    from app.workers.worker import Worker
+
+
+class Outcome(StrEnum):
+    """How a granted request ended."""
+
+    OK = "ok"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A request that wants a pair.
+
+    Attributes:
+        facts: What is known of it.
+        excluded: Ids of workers that were tried already.
+    """
+
+    facts: RequestFacts
+    excluded: frozenset[str] = frozenset()
+
+
+@dataclass(slots=True)
+class Pair:
+    """The two workers of a request.
+
+    Attributes:
+        prefill: Computes the prompt.
+        decode: Computes the answer.
+        prefill_rank: Data-parallel rank of the prefill worker, 0 if it has one only.
+    """
+
+    prefill: Worker
+    decode: Worker
+    prefill_rank: int = 0
+
+
+@dataclass(slots=True)
+class Grant:
+    """A pair with its leases, to be given back by ``done``."""
+
+    pair: Pair
+    prefill_lease: Lease
+    decode_lease: Lease
+
+
+class Scheduler(Protocol):
+    """Grants pairs; in this process or elsewhere."""
+
+    async def ask(self, ask: Ask) -> Grant:
+        """Return a pair with leases taken; it may take a while."""
+
+    def done(self, grant: Grant, outcome: Outcome) -> None:
+        """Give both leases back; again is harmless."""
+
+    def prefill_ended(self, grant: Grant) -> None:
+        """Give the prefill lease back; again is harmless."""
+
+
+class LocalScheduler:
+    """Chooses at once, by one policy for each role.
+
+    Args:
+        registry: The workers.
+        prefill_policy: Chooses among prefill workers.
+        decode_policy: Chooses among the decode workers that fit.
+        now_s: The clock of the registry's workers.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        prefill_policy: Policy,
+        decode_policy: Policy,
+        now_s: Clock = time.monotonic,
+    ) -> None:
+        self._registry = registry
+        self._prefill_policy = prefill_policy
+        self._decode_policy = decode_policy
+        self._now_s = now_s
+        self._table = PairTable(registry.snapshot())
+        self._n_granted = 0
+        registry.subscribe(self._on_event)
+
+    async def ask(self, ask: Ask) -> Grant:
+        """Choose a pair and take its leases.
+
+        Raises:
+            UnknownModel: Workers are registered and none serves the model.
+            NoPairAvailable: No prefill or no decode worker can take it now.
+        """
+        snapshot = self._registry.snapshot()
+        table = self._table
+        if table.snapshot is not snapshot:
+            table = self._table = PairTable(snapshot)
+        facts = ask.facts
+        now_s = self._now_s()
+        if facts.model is not None:
+            pair = self._choose(table.groups(facts.model), ask, now_s)
+        else:
+            pair = None
+            for groups in table.choices():
+                pair = self._choose(groups, ask, now_s)
+                if pair is not None:
+                    break
+        if pair is None:
+            raise refusal(snapshot, facts.model, ask.excluded, now_s)
+        # Nothing awaits between choosing and counting, so no two asks see the same load.
+        return Grant(pair, Lease(pair.prefill, pair.prefill_rank), Lease(pair.decode, 0))
+
+    def done(self, grant: Grant, outcome: Outcome) -> None:  # noqa: ARG002 - others read it
+        """Give both leases back; again is harmless."""
+        grant.prefill_lease.release()
+        grant.decode_lease.release()
+
+    def prefill_ended(self, grant: Grant) -> None:
+        """Give the prefill lease back; again is harmless."""
+        grant.prefill_lease.release()
+
+    def _choose(self, groups: tuple[PairGroup, ...], ask: Ask, now_s: float) -> Pair | None:
+        usable: list[tuple[list[Worker], list[Worker]]] = []
+        for group in groups:
+            prefills = _usable(group.prefills, ask.excluded, now_s)
+            if prefills:
+                decodes = _usable(group.decodes, ask.excluded, now_s)
+                if decodes:
+                    usable.append((prefills, decodes))
+        if not usable:
+            return None
+        prefills, decodes = usable[0]
+        if len(usable) == 1:
+            prefill = self._prefill_policy.choose(prefills, ask.facts)
+        else:
+            everyone = [worker for members, _ in usable for worker in members]
+            prefill = self._prefill_policy.choose(everyone, ask.facts)
+            decodes = next(partners for members, partners in usable if prefill in members)
+        decode = self._decode_policy.choose(decodes, ask.facts)
+        self._n_granted += 1
+        for worker in (prefill, decode):
+            if not worker.breaker.is_closed:
+                worker.breaker.note_dispatch()
+        return Pair(prefill, decode, freest_rank(prefill, self._n_granted))
+
+    def _on_event(self, event: str, worker: Worker) -> None:
+        if event in ("removed", "restarted"):
+            self._prefill_policy.forget(worker.id)
+            self._decode_policy.forget(worker.id)
+
+
+def _usable(workers: Sequence[Worker], excluded: frozenset[str], now_s: float) -> list[Worker]:
+    """Return the workers that may be used now; full ones only if there is no other."""
+    found: list[Worker] = []
+    full: list[Worker] = []
+    for worker in workers:
+        breaker = worker.breaker
+        if (breaker.is_closed or breaker.allows(now_s)) and worker.id not in excluded:
+            (full if worker.capacity_until_s > now_s else found).append(worker)
+    return found or full

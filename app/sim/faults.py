@@ -1,0 +1,127 @@
+"""Faults on command: what a worker shall do wrong, where, and how often."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from enum import StrEnum
+from typing import Any
+
+
+class FaultKind(StrEnum):
+    """What goes wrong."""
+
+    REFUSE = "refuse"
+    """Answer ``status`` with ``body`` and ``headers``; nothing is computed."""
+    HANG = "hang"
+    """Never answer; an abort is noted and changes nothing."""
+    RESET = "reset"
+    """Reset the connection before the head."""
+    CUT = "cut"
+    """Let ``after_events`` events pass, then end as ``how`` says."""
+    HALF_BODY = "half_body"
+    """Announce the whole body, send half of it, close."""
+    GARBAGE = "garbage"
+    """Answer 200 with something that is neither JSON nor SSE."""
+    SLOW = "slow"
+    """Wait ``delay_s``, then go on as usual."""
+    ABORT_FINISH = "abort_finish"
+    """Finish with ``finish_reason`` abort after ``after_events`` tokens."""
+
+
+class Cut(StrEnum):
+    """How a stream ends in its middle."""
+
+    RESET = "reset"
+    EOF = "eof"
+    """The connection closes without the end of the chunked body."""
+    CLEAN = "clean"
+    """The body ends as it should, without ``[DONE]``."""
+    INSIDE = "inside"
+    """Half of the next event, then a reset."""
+    HANG = "hang"
+    """Nothing more, the connection stays open."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Fault:
+    """One fault, used up after ``times`` requests (None: never).
+
+    ``route`` None means every generation route; other paths such as
+    ``/abort_request`` or ``/server_info`` can be named.
+    """
+
+    kind: FaultKind
+    route: str | None = None
+    times: int | None = 1
+    status: int = 500
+    body: str = ""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    after_events: int = 0
+    how: Cut = Cut.RESET
+    delay_s: float = 0.0
+
+    @classmethod
+    def from_json(cls, order: Mapping[str, Any]) -> Fault:
+        """A fault from the body of ``POST /sim/fault``.
+
+        Raises:
+            ValueError: Unknown kind, cut or field.
+        """
+        unknown = set(order) - {f.name for f in fields(cls)}
+        if unknown:
+            raise ValueError(f"unknown fields {sorted(unknown)}")
+        values = dict(order)
+        values["kind"] = FaultKind(values.get("kind", ""))
+        if "how" in values:
+            values["how"] = Cut(values["how"])
+        return cls(**values)
+
+
+@dataclass(slots=True)
+class FaultBook:
+    """The faults that wait for their request, and the switch of the health routes."""
+
+    waiting: list[Fault] = field(default_factory=list)
+    health_down: bool = False
+
+    def add(self, fault: Fault) -> None:
+        """Order a fault; the first one that matches is used first."""
+        self.waiting.append(fault)
+
+    def refuse(
+        self,
+        status: int,
+        body: str = "",
+        *,
+        headers: Mapping[str, str] | None = None,
+        times: int | None = 1,
+        route: str | None = None,
+    ) -> None:
+        """Short for the most usual fault."""
+        self.add(
+            Fault(
+                kind=FaultKind.REFUSE,
+                status=status,
+                body=body,
+                headers=headers or {},
+                times=times,
+                route=route,
+            )
+        )
+
+    def clear(self) -> None:
+        """Forget every fault."""
+        self.waiting.clear()
+        self.health_down = False
+
+    def take(self, path: str, is_generation: bool) -> Fault | None:
+        """The fault for this request, counted."""
+        for fault in self.waiting:
+            if fault.route == path or (fault.route is None and is_generation):
+                if fault.times is not None:
+                    fault.times -= 1
+                    if fault.times <= 0:
+                        self.waiting.remove(fault)
+                return fault
+        return None

@@ -1,0 +1,50 @@
+"""What can go wrong between the gateway and a worker, told apart by what may be done about it.
+
+::
+
+    UpstreamError
+      ConnectFailed       nothing was sent: another worker may be tried
+        ConnectTimeout    the same, after waiting for the connection
+      SilenceTimeout      the worker said nothing for too long
+      BrokenResponse      the answer was cut, reset or is not HTTP/1.1
+      BodyTooLong         the answer is longer than the caller takes
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+Phase = Literal["head", "body"]
+
+
+class UpstreamError(Exception):
+    """A failure between the gateway and a worker; the text is one sentence."""
+
+
+class ConnectFailed(UpstreamError):
+    """No connection could be had. Not one byte of the request was sent."""
+
+
+class ConnectTimeout(ConnectFailed):
+    """The connection was not there in time. Not one byte of the request was sent."""
+
+
+class SilenceTimeout(UpstreamError):
+    """The worker sent nothing for longer than allowed.
+
+    Args:
+        message: One sentence.
+        phase: ``head`` when the response head was awaited, ``body`` after it.
+    """
+
+    def __init__(self, message: str, phase: Phase) -> None:
+        super().__init__(message)
+        self.phase: Phase = phase
+
+
+class BrokenResponse(UpstreamError):
+    """The answer ended in the middle, was reset, or breaks the rules of HTTP/1.1."""
+
+
+class BodyTooLong(UpstreamError):
+    """The body is longer than the limit that the caller gave."""

@@ -1,0 +1,273 @@
+"""One request and its response on a pooled connection."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from app.upstream.failures import (
+    BodyTooLong,
+    ConnectFailed,
+    ConnectTimeout,
+    SilenceTimeout,
+    UpstreamError,
+)
+from app.upstream.http1_connection import Http1Connection
+
+if TYPE_CHECKING:
+    from app.upstream.http1 import Http1Pool
+
+_MAX_SWEEP_S = 1.0
+_MIN_SWEEP_S = 0.01
+
+
+@dataclass(slots=True)
+class Head:
+    """The head of a final response; header names are in lower case."""
+
+    status: int
+    headers: list[tuple[bytes, bytes]]
+
+
+class Exchange:
+    """A request, sent by :meth:`head`, and its body, given by :meth:`chunk` or :meth:`read`.
+
+    Whatever happens, :meth:`close` must be called in the end.
+    One task at a time may await it. :meth:`fail` and :meth:`close` may be called from any task
+    of the loop. An await that is cancelled loses nothing: it may be repeated, or the exchange
+    closed, which then aborts the connection.
+
+    Attributes:
+        sent: A byte of the request was handed to a transport, so an engine may have seen it.
+        sweep_s: How often the pool looks for silence on behalf of this exchange.
+    """
+
+    __slots__ = (
+        "_body",
+        "_connect_timeout_s",
+        "_connection",
+        "_deadline",
+        "_failure",
+        "_head",
+        "_is_bodiless",
+        "_is_closed",
+        "_n_unwritten_bytes",
+        "_pool",
+        "_silence_timeout_s",
+        "_silent_since_s",
+        "_was_done",
+        "sent",
+        "sweep_s",
+    )
+
+    def __init__(
+        self,
+        pool: Http1Pool,
+        head: bytes,
+        body: bytes,
+        *,
+        is_bodiless: bool,
+        silence_timeout_s: float,
+        connect_timeout_s: float,
+    ) -> None:
+        self._pool = pool
+        self._head = head
+        self._body = body
+        self._is_bodiless = is_bodiless
+        self._silence_timeout_s = silence_timeout_s
+        self._connect_timeout_s = connect_timeout_s
+        self._connection: Http1Connection | None = None
+        self._deadline: asyncio.Timeout | None = None
+        self._failure: BaseException | None = None
+        self._silent_since_s = 0.0
+        self._n_unwritten_bytes = 0
+        self._is_closed = False
+        self._was_done = False
+        self.sent = False
+        self.sweep_s = max(_MIN_SWEEP_S, min(_MAX_SWEEP_S, silence_timeout_s / 4))
+
+    @property
+    def done(self) -> bool:
+        """The response arrived completely; there may be bytes of it to take."""
+        connection = self._connection
+        return self._was_done if connection is None else connection.is_done
+
+    @property
+    def has_bytes(self) -> bool:
+        """:meth:`chunk` would give bytes without waiting."""
+        connection = self._connection
+        return connection is not None and bool(connection.chunks)
+
+    async def head(self) -> Head:
+        """Sends the request on a pooled or new connection and waits for the response head.
+
+        Raises:
+            ConnectFailed: Nothing was sent.
+            SilenceTimeout: No head in time.
+            BrokenResponse: The connection ended or what came is not HTTP.
+            BaseException: What was given to :meth:`fail`.
+        """
+        if self._failure is not None:
+            raise self._failure
+        connection = self._connection
+        if connection is None:
+            pool = self._pool
+            pool.begin(self)
+            connection = pool.take()
+            if connection is None:
+                connection = await self._connect()
+            self._connection = connection
+            self.sent = True
+            connection.start(self._head, self._body, is_bodiless=self._is_bodiless)
+            self._head = self._body = b""
+        while not connection.is_head_complete:
+            if connection.failure is not None:
+                raise connection.failure
+            await connection.wait()
+            if self._failure is not None:
+                raise self._failure
+        return Head(connection.status, connection.headers)
+
+    async def chunk(self) -> bytes:
+        """Body bytes that are here, or the next ones; empty at the complete end of the body.
+
+        Raises:
+            SilenceTimeout: Nothing came in time.
+            BrokenResponse: The body is cut or malformed; bytes before that were given first.
+            BaseException: What was given to :meth:`fail`.
+        """
+        if self._failure is not None:
+            raise self._failure
+        connection = self._connection
+        if connection is None:
+            raise RuntimeError("head() comes before chunk().")
+        while True:
+            if connection.chunks:
+                return connection.take()
+            if connection.is_done:
+                return b""
+            if connection.failure is not None:
+                raise connection.failure
+            await connection.wait()
+            if self._failure is not None:
+                raise self._failure
+
+    async def read(self, limit: int) -> bytes:
+        """The whole rest of the body.
+
+        Args:
+            limit: Most bytes taken.
+
+        Raises:
+            BodyTooLong: There are more.
+            UpstreamError: As :meth:`chunk`.
+        """
+        data = await self.chunk()
+        if self.done and not self.has_bytes and len(data) <= limit:
+            return data
+        parts: list[bytes] = []
+        n_bytes = 0
+        while data:
+            n_bytes += len(data)
+            if n_bytes > limit:
+                raise BodyTooLong(f"The worker's answer is longer than {limit} bytes.")
+            parts.append(data)
+            data = await self.chunk()
+        return b"".join(parts)
+
+    def fail(self, exc: BaseException) -> None:
+        """Makes the pending or next await raise and aborts the connection; the first call wins.
+
+        Args:
+            exc: What the reader gets. Bytes that it has not taken are dropped.
+        """
+        if self._is_closed or self._failure is not None:
+            return
+        self._failure = exc
+        connection = self._connection
+        if connection is not None:
+            connection.break_off(UpstreamError("The exchange was ended from this side."))
+        elif self._deadline is not None and not self._deadline.expired():
+            # Ends the connecting await; the time is in the past of every clock.
+            self._deadline.reschedule(0.0)
+
+    def close(self) -> None:
+        """Gives the connection back after a complete response, else aborts it. Idempotent."""
+        if self._is_closed:
+            return
+        connection = self._connection
+        if connection is not None and connection.is_done and self._failure is None:
+            self._was_done = True
+            self._failure = UpstreamError("The exchange is closed.")
+            self._connection = None
+            self._pool.give_back(connection)
+        else:
+            self.fail(UpstreamError("The exchange is closed."))
+        self._is_closed = True
+        self._pool.end(self)
+
+    def sweep(self, now_s: float) -> None:
+        """Breaks the response off when the worker was silent for too long.
+
+        Args:
+            now_s: The pool's clock; silence counts from the first sweep after the last byte.
+        """
+        connection = self._connection
+        if connection is None or connection.is_done or connection.failure is not None:
+            return
+        transport = connection.transport
+        n_unwritten_bytes = 0 if transport is None else transport.get_write_buffer_size()
+        if (
+            connection.was_heard
+            # A slow reader of ours, or a worker still taking the request, is not silence.
+            or connection.is_paused
+            or n_unwritten_bytes != self._n_unwritten_bytes
+        ):
+            connection.was_heard = False
+            self._n_unwritten_bytes = n_unwritten_bytes
+            self._silent_since_s = now_s
+        elif now_s - self._silent_since_s >= self._silence_timeout_s:
+            where = "head" if not connection.is_head_complete else "body"
+            connection.break_off(
+                SilenceTimeout(
+                    f"The worker sent nothing for {self._silence_timeout_s:g} s "
+                    f"while its response {where} was awaited.",
+                    "body" if connection.is_head_complete else "head",
+                )
+            )
+
+    async def _connect(self) -> Http1Connection:
+        pool = self._pool
+        connection = pool.new_connection()
+        where = f"{pool.host}:{pool.port}"
+        # Loops differ in what an infinite delay does to them.
+        limit_s = None if math.isinf(self._connect_timeout_s) else self._connect_timeout_s
+        try:
+            async with asyncio.timeout(limit_s) as self._deadline:
+                await asyncio.get_running_loop().create_connection(
+                    lambda: connection,
+                    pool.host,
+                    pool.port,
+                    ssl=pool.ssl_context,
+                    server_hostname=pool.host if pool.ssl_context is not None else None,
+                )
+            if self._failure is not None:
+                raise self._failure
+            if not connection.is_usable():
+                raise ConnectFailed(f"{where} closed the connection before the request was sent.")
+        except BaseException as exc:
+            pool.give_up(connection)
+            if self._failure is not None and isinstance(exc, Exception):
+                raise self._failure from None
+            if isinstance(exc, TimeoutError):
+                raise ConnectTimeout(
+                    f"No connection to {where} within {self._connect_timeout_s:g} s."
+                ) from exc
+            if isinstance(exc, (OSError, UnicodeError)):
+                raise ConnectFailed(f"No connection to {where}: {exc}.") from exc
+            raise
+        finally:
+            self._deadline = None
+        return connection

@@ -1,0 +1,54 @@
+"""A lease: one request counted on one worker, for as long as the worker has it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Self
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from app.workers.worker import Worker
+
+
+class Lease:
+    """Counts one request on a worker and on one of its data-parallel ranks until released."""
+
+    __slots__ = ("is_released", "rank", "worker")
+
+    def __init__(self, worker: Worker, rank: int) -> None:
+        self.worker = worker
+        self.rank = rank
+        self.is_released = False
+        worker.n_leases += 1
+        # A worker that came back with fewer ranks keeps the longer list, so the index holds.
+        worker.rank_leases[rank] += 1
+
+    @classmethod
+    def take(cls, worker: Worker, rank: int = 0) -> Self:
+        """Count a request on the worker.
+
+        Raises:
+            IndexError: The worker never had such a rank.
+        """
+        if not 0 <= rank < len(worker.rank_leases):
+            raise IndexError(f"Worker {worker.spec.url} has no rank {rank}.")
+        return cls(worker, rank)
+
+    def release(self) -> None:
+        """Give it back; again is harmless."""
+        if self.is_released:
+            return
+        self.is_released = True
+        self.worker.n_leases -= 1
+        self.worker.rank_leases[self.rank] -= 1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.release()

@@ -1,0 +1,49 @@
+"""When a whole pair is ready, and what is said when none is."""
+
+from __future__ import annotations
+
+from app.api.pairs import first_pair, ready_models, what_is_missing
+from app.workers.registry import Registry
+from app.workers.states import State
+from app.workers.worker import Role, Worker, WorkerInfo, WorkerSpec
+
+
+def _add(registry: Registry, url: str, role: Role, *models: str, is_ready: bool = True) -> Worker:
+    worker = registry.add(WorkerSpec(url=url, role=role))
+    if is_ready:
+        registry.set_info(worker, WorkerInfo(model_ids=models))
+        registry.set_state(worker, State.READY)
+    return worker
+
+
+def test_models_of_whole_pairs_only() -> None:
+    """Only the model that both roles serve is listed."""
+    registry = Registry()
+    prefill = _add(registry, "http://p:1", Role.PREFILL, "a", "b")
+    decode = _add(registry, "http://d:1", Role.DECODE, "b", "c")
+    assert ready_models(registry) == ("b",)
+    assert first_pair(registry) == (prefill, decode)
+
+
+def test_wildcards_pair_without_a_name() -> None:
+    """Two workers that take any model are a pair, of no listed model."""
+    registry = Registry()
+    _add(registry, "http://p:1", Role.PREFILL)
+    _add(registry, "http://d:1", Role.DECODE)
+    assert ready_models(registry) == ()
+    assert first_pair(registry) is not None
+
+
+def test_reasons_name_what_lacks() -> None:
+    """Each lack has its own words: nobody registered, nobody ready, no common model."""
+    registry = Registry()
+    assert what_is_missing(registry) == (
+        "no prefill worker is registered; no decode worker is registered"
+    )
+    worker = _add(registry, "http://p:1", Role.PREFILL, is_ready=False)
+    _add(registry, "http://d:1", Role.DECODE, "x")
+    assert what_is_missing(registry) == "no prefill worker is ready (1 registered, 0 ready)"
+    registry.set_info(worker, WorkerInfo(model_ids=("y",)))
+    registry.set_state(worker, State.READY)
+    assert first_pair(registry) is None
+    assert what_is_missing(registry).startswith("no model has both")

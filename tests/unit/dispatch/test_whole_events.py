@@ -1,0 +1,57 @@
+"""Events are passed on whole."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.dispatch import whole_events
+from app.dispatch.whole_events import WholeEvents
+from app.errors import InternalError
+
+STREAM = b'data: {"a":"x\\n\\ny"}\n\ndata: {"b":2}\n\ndata: [DONE]\n\n'
+
+
+@given(st.lists(st.integers(0, len(STREAM)), max_size=8))
+def test_any_split_gives_the_same_bytes_at_event_borders(cuts: list[int]) -> None:
+    """However a stream is cut, whole events come out and nothing is lost."""
+    events = WholeEvents()
+    edges = [0, *sorted(cuts), len(STREAM)]
+    out = [events.feed(STREAM[a:b]) for a, b in zip(edges, edges[1:], strict=False)]
+
+    assert b"".join(out) == STREAM
+    assert all(part.endswith(b"\n\n") for part in out if part)
+    assert events.ended_with_done
+    assert not events.has_rest
+
+
+def test_a_cut_event_is_held_back() -> None:
+    """Half an event is never passed on."""
+    events = WholeEvents()
+
+    assert events.feed(b"data: 1\n\ndata: 2") == b"data: 1\n\n"
+    assert events.has_rest
+    assert not events.ended_with_done
+
+
+def test_crlf_borders_count() -> None:
+    """Carriage returns do not hide a border."""
+    events = WholeEvents()
+
+    assert events.feed(b"data: [DONE]\r\n\r\nda") == b"data: [DONE]\r\n\r\n"
+    assert events.ended_with_done
+
+
+def test_done_inside_a_text_is_not_the_end() -> None:
+    """Only the event itself ends a stream, not a text that quotes it."""
+    events = WholeEvents()
+    events.feed(b'data: {"t":"data: [DONE]"}\n\n')
+
+    assert not events.ended_with_done
+
+
+def test_an_endless_event_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is held back is bounded."""
+    monkeypatch.setattr(whole_events, "MAX_EVENT_BYTES", 10)
+
+    with pytest.raises(InternalError):
+        WholeEvents().feed(b"x" * 11)
