@@ -26,9 +26,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if words[:1] == ["demo"]:
             # Imported here, so that a gateway in production never loads the simulator.
-            from app import demo  # noqa: PLC0415
+            from app.demo import main as demo  # noqa: PLC0415
 
-            return demo.main(words[1:])
+            return demo(words[1:])
         settings = cli.load(words)
         # Imported here, so that --help and refusals are quick.
         from app.server import serve  # noqa: PLC0415

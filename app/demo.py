@@ -13,15 +13,13 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
-from dataclasses import replace
 from typing import Any
 
 import uvloop
 
 from app.server import GatewayServer, bind, make_config
 from app.settings import PrefillUrl, Settings, load
-from app.sim.config import SimConfig
-from app.sim.worker import SglangSim, sim_pair
+from app.sim import SglangSim, sim_pair
 
 _MODEL = "sim-model"
 _READY_LIMIT_S = 15.0
@@ -92,10 +90,7 @@ async def _run(flags: dict[str, Any], listener: socket.socket) -> int:
 
 def _simulated_pair() -> AbstractAsyncContextManager[tuple[SglangSim, SglangSim]]:
     # The pace of a small model: the words of a streamed answer are seen coming.
-    config = SimConfig(
-        model_id=_MODEL, prefill_tokens_per_s=20_000.0, lead_s=0.02, decode_step_s=0.03
-    )
-    return sim_pair(replace(config, role="prefill"), replace(config, role="decode"))
+    return sim_pair(model_id=_MODEL, prefill_tokens_per_s=20_000.0, lead_s=0.02, decode_step_s=0.03)
 
 
 class _QuietServer(GatewayServer):

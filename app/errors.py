@@ -210,5 +210,5 @@ class LegBroken(WorkerError):
     code = "worker_broken"
 
 
-class ClientGone(Exception):  # noqa: N818 - not an error: the client left
+class ClientGone(Exception):
     """The client closed its connection; ends the request, shown to nobody."""

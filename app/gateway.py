@@ -16,9 +16,13 @@ from app.policies.catalog import POLICIES
 from app.scheduling.scheduler import LocalScheduler, Scheduler
 from app.settings import Settings
 from app.upstream.clients import WorkerClients
+from app.workers.breaker import Breaker
 from app.workers.drain import Drain
 from app.workers.health import HealthLoop
 from app.workers.registry import Registry
+
+RETRY_DEADLINE_S = 30.0
+"""No further attempt at a request starts after this long: its client has waited enough."""
 
 DRAIN_LIMIT_S = 600.0
 """As SMG 1.13: a removed worker's requests may go on for this long."""
@@ -46,7 +50,7 @@ def build_gateway(settings: Settings, now_s: Clock = time.monotonic) -> Gateway:
         settings: What the operator chose.
         now_s: Clock of breakers, probes and deadlines.
     """
-    registry = Registry(now_s=now_s)
+    registry = Registry(now_s=now_s, make_breaker=lambda: _breaker(settings, now_s))
     clients = WorkerClients(
         connect_timeout_s=settings.connect_timeout_secs,
         idle_expiry_s=settings.upstream_pool_idle_timeout_secs,
@@ -83,7 +87,7 @@ def build_gateway(settings: Settings, now_s: Clock = time.monotonic) -> Gateway:
         tools=tools,
         blame=Blame(clients, health, now_s),
         max_attempts=settings.max_attempts,
-        retry_deadline_s=settings.request_timeout_secs,
+        retry_deadline_s=RETRY_DEADLINE_S,
         now_s=now_s,
     )
     drain = Drain(registry, close=clients.drop, limit_s=DRAIN_LIMIT_S, now_s=now_s)
@@ -105,4 +109,15 @@ def _policy(name: str, settings: Settings) -> Policy:
         cache_threshold=settings.cache_threshold,
         balance_abs_threshold=settings.balance_abs_threshold,
         balance_rel_threshold=settings.balance_rel_threshold,
+    )
+
+
+def _breaker(settings: Settings, now_s: Clock) -> Breaker:
+    return Breaker(
+        now_s,
+        settings.cb_failure_threshold,
+        settings.cb_success_threshold,
+        settings.cb_timeout_duration_secs,
+        settings.cb_window_duration_secs,
+        is_disabled=settings.disable_circuit_breaker,
     )

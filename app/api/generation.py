@@ -45,9 +45,7 @@ class GenerationEndpoint:
             await send_problem(scope, send, error)
             return
         state = scope.get("state", {})
-        prepared = self._router.prepare(
-            facts, body, scope["headers"], state.get("request_id", "")
-        )
+        prepared = self._router.prepare(facts, body, scope["headers"], state.get("request_id", ""))
         prepared.notes.update(model=facts.model, stream=facts.stream)
         state["log"] = prepared.notes
         try:

@@ -13,7 +13,8 @@ from app.dispatch.reply import Prepared
 from app.dispatch.sglang import SglangCall
 from app.errors import LegBroken
 from app.protocol.logprob_merge import LogprobMerger, merge_prompt_logprobs
-from app.protocol.sse import DONE_DATA, EventSplitter, abort_in_body, data_of, encode
+from app.protocol.reply_faults import abort_in_body
+from app.protocol.sse import DONE_DATA, EventSplitter, data_of, encode
 from app.protocol.usage import cached_from_prefill, patch_event, patch_whole
 from app.workers.worker import Worker
 
@@ -25,7 +26,7 @@ async def whole_body(call: SglangCall, first: bytes, prepared: Prepared, decode:
         WorkerError: The body is not JSON, the generation was aborted, or prefill failed.
     """
     parsed = leg_failures.parse_json(first, "decode", decode)
-    if b'"abort"' in first and (message := abort_in_body(parsed)) is not None:
+    if (message := abort_in_body(parsed)) is not None:
         raise leg_failures.aborted(message, "decode", decode)
     if prepared.facts.wants_prompt_logprobs:
         return _merged(first, await call.wait_for_prefill())

@@ -92,7 +92,7 @@ class Blame:
             self._health.probe_now(worker)
             if error.status in (429, 503):
                 backoff_s = error.retry_after_s or CAPACITY_BACKOFF_S
-                worker.capacity_until_s = self._now_s() + backoff_s
+                worker.back_off(self._now_s() + backoff_s)
                 return
         else:
             self._health.probe_now(worker)

@@ -9,6 +9,7 @@ import orjson
 
 from app.errors import Leg, LegBroken, LegRejected, LegTimedOut, LegUnreachable, WorkerError
 from app.protocol.problem import message_of
+from app.protocol.wire_json import Json
 from app.upstream.failures import ConnectFailed, SilenceTimeout, UpstreamError
 from app.upstream.http1 import Head
 from app.workers.worker import Worker
@@ -65,17 +66,18 @@ def aborted(message: str, leg: Leg, worker: Worker) -> LegBroken:
     )
 
 
-def parse_json(body: bytes, leg: Leg, worker: Worker) -> object:
+def parse_json(body: bytes, leg: Leg, worker: Worker) -> Json:
     """Parses a whole 200 answer.
 
     Raises:
         LegBroken: It is not JSON.
     """
     try:
-        return orjson.loads(body)
+        parsed: Json = orjson.loads(body)
     except orjson.JSONDecodeError as error:
         raise LegBroken(
             f"the {leg} worker answered 200 with a body that is not JSON",
             leg=leg,
             worker_id=worker.spec.id,
         ) from error
+    return parsed

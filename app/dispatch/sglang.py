@@ -21,7 +21,7 @@ from app.dispatch.whole_events import WholeEvents
 from app.errors import LegBroken, LegRejected, WorkerError
 from app.protocol import bootstrap
 from app.protocol.peer_blame import is_peer_death
-from app.protocol.sse import find_abort
+from app.protocol.reply_faults import abort_in_body, find_abort
 from app.protocol.splice import splice
 from app.scheduling.scheduler import Grant, Scheduler
 from app.upstream.clients import WorkerClients
@@ -225,7 +225,8 @@ class SglangCall:
             body = await self._prefill.read(MAX_REPLY_BYTES)
             if head.status != 200:
                 raise leg_failures.from_status(head, body, "prefill", worker)
-            if b'"abort"' in body and (message := find_abort(body)) is not None:
+            parsed = leg_failures.parse_json(body, "prefill", worker)
+            if (message := abort_in_body(parsed)) is not None:
                 raise leg_failures.aborted(message, "prefill", worker)
             self.prefill_body = body
         except UpstreamError as failure:

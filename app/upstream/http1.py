@@ -17,8 +17,9 @@ from urllib.parse import urlsplit
 from app.clock import Clock
 from app.upstream.failures import BrokenResponse, ConnectFailed
 from app.upstream.http1_connection import Http1Connection
-from app.upstream.http1_exchange import Exchange, Head
+from app.upstream.http1_exchange import Exchange
 from app.upstream.http1_request import encode_head
+from app.upstream.http1_response import Head
 
 __all__ = ["Exchange", "Head", "Http1Pool"]
 
@@ -186,8 +187,11 @@ class Http1Pool:
 
     def give_back(self, connection: Http1Connection) -> None:
         """Keeps the connection for the next exchange, or closes it."""
-        if not connection.release():
-            return
+        if connection.release():
+            self.keep(connection)
+
+    def keep(self, connection: Http1Connection) -> None:
+        """Makes an idle connection available to the next exchange, or closes it."""
         if self._is_closed or len(self._idle) >= self._max_idle:
             connection.abort()
         else:

@@ -64,6 +64,10 @@ class Http1Connection(ResponseReader, asyncio.Protocol):
             return False
         return self._poll is None or not self._poll.poll(0)
 
+    def is_closing(self) -> bool:
+        """Whether the loop has seen the end of the connection; asks nobody."""
+        return self.transport is None or self.transport.is_closing()
+
     def start(self, head: bytes, body: bytes, *, is_bodiless: bool) -> None:
         """Writes a request and awaits its response.
 

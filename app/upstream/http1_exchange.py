@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from app.upstream.failures import (
@@ -15,20 +14,13 @@ from app.upstream.failures import (
     UpstreamError,
 )
 from app.upstream.http1_connection import Http1Connection
+from app.upstream.http1_response import Head
 
 if TYPE_CHECKING:
     from app.upstream.http1 import Http1Pool
 
 _MAX_SWEEP_S = 1.0
 _MIN_SWEEP_S = 0.01
-
-
-@dataclass(slots=True)
-class Head:
-    """The head of a final response; header names are in lower case."""
-
-    status: int
-    headers: list[tuple[bytes, bytes]]
 
 
 class Exchange:
@@ -92,13 +84,31 @@ class Exchange:
     def done(self) -> bool:
         """The response arrived completely; there may be bytes of it to take."""
         connection = self._connection
-        return self._was_done if connection is None else connection.is_done
+        if connection is None:
+            return self._was_done
+        return self.sent and connection.is_done
 
     @property
     def has_bytes(self) -> bool:
         """:meth:`chunk` would give bytes without waiting."""
         connection = self._connection
         return connection is not None and bool(connection.chunks)
+
+    async def connect(self) -> None:
+        """Takes a pooled connection or opens one; not a byte of the request is sent.
+
+        Lets a caller find out that several workers can be reached before any is asked.
+
+        Raises:
+            ConnectFailed: No connection could be had.
+            BaseException: What was given to :meth:`fail`.
+        """
+        if self._failure is not None:
+            raise self._failure
+        if self._connection is not None:
+            return
+        self._pool.begin(self)
+        self._connection = self._pool.take() or await self._connect()
 
     async def head(self) -> Head:
         """Sends the request on a pooled or new connection and waits for the response head.
@@ -111,17 +121,9 @@ class Exchange:
         """
         if self._failure is not None:
             raise self._failure
-        connection = self._connection
-        if connection is None:
-            pool = self._pool
-            pool.begin(self)
-            connection = pool.take()
-            if connection is None:
-                connection = await self._connect()
-            self._connection = connection
-            self.sent = True
-            connection.start(self._head, self._body, is_bodiless=self._is_bodiless)
-            self._head = self._body = b""
+        if not self.sent:
+            await self._send()
+        connection = self._made()
         while not connection.is_head_complete:
             if connection.failure is not None:
                 raise connection.failure
@@ -129,6 +131,21 @@ class Exchange:
             if self._failure is not None:
                 raise self._failure
         return Head(connection.status, connection.headers)
+
+    async def _send(self) -> None:
+        if self._connection is not None and self._connection.is_closing():
+            # The worker closed it between connect() and now; nothing was sent, so take another.
+            self._connection = None
+        await self.connect()
+        connection = self._made()
+        self.sent = True
+        connection.start(self._head, self._body, is_bodiless=self._is_bodiless)
+        self._head = self._body = b""
+
+    def _made(self) -> Http1Connection:
+        if self._connection is None:
+            raise RuntimeError("The exchange has no connection: head() comes first.")
+        return self._connection
 
     async def chunk(self) -> bytes:
         """Body bytes that are here, or the next ones; empty at the complete end of the body.
@@ -140,9 +157,7 @@ class Exchange:
         """
         if self._failure is not None:
             raise self._failure
-        connection = self._connection
-        if connection is None:
-            raise RuntimeError("head() comes before chunk().")
+        connection = self._made()
         while True:
             if connection.chunks:
                 return connection.take()
@@ -198,11 +213,14 @@ class Exchange:
         if self._is_closed:
             return
         connection = self._connection
-        if connection is not None and connection.is_done and self._failure is None:
-            self._was_done = True
+        if connection is not None and self._failure is None and (self.done or not self.sent):
+            self._was_done = self.sent
             self._failure = UpstreamError("The exchange is closed.")
             self._connection = None
-            self._pool.give_back(connection)
+            if self.sent:
+                self._pool.give_back(connection)
+            else:
+                self._pool.keep(connection)
         else:
             self.fail(UpstreamError("The exchange is closed."))
         self._is_closed = True
@@ -215,7 +233,9 @@ class Exchange:
             now_s: The pool's clock; silence counts from the first sweep after the last byte.
         """
         connection = self._connection
-        if connection is None or connection.is_done or connection.failure is not None:
+        if connection is None or not self.sent:
+            return
+        if connection.is_done or connection.failure is not None:
             return
         transport = connection.transport
         n_unwritten_bytes = 0 if transport is None else transport.get_write_buffer_size()

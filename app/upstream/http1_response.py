@@ -9,6 +9,8 @@ Framing follows RFC 9112 section 6; interim responses (RFC 9110 section 15.2) ar
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import httptools
 
 from app.upstream.failures import BrokenResponse, UpstreamError
@@ -16,6 +18,14 @@ from app.upstream.failures import BrokenResponse, UpstreamError
 
 class _EndOfParsing(Exception):
     """Stops the parser: the response is complete, whatever follows is not ours."""
+
+
+@dataclass(slots=True)
+class Head:
+    """The head of a final response; header names are in lower case."""
+
+    status: int
+    headers: list[tuple[bytes, bytes]]
 
 
 class ResponseReader:

@@ -1,5 +1,7 @@
 """Events are passed on whole."""
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,7 +18,7 @@ def test_any_split_gives_the_same_bytes_at_event_borders(cuts: list[int]) -> Non
     """However a stream is cut, whole events come out and nothing is lost."""
     events = WholeEvents()
     edges = [0, *sorted(cuts), len(STREAM)]
-    out = [events.feed(STREAM[a:b]) for a, b in zip(edges, edges[1:], strict=False)]
+    out = [events.feed(STREAM[a:b]) for a, b in pairwise(edges)]
 
     assert b"".join(out) == STREAM
     assert all(part.endswith(b"\n\n") for part in out if part)
