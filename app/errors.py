@@ -157,7 +157,7 @@ class WorkerError(GatewayError):
         is_unsent: Nothing reached an engine, so another pair may be tried.
 
     Attributes:
-        is_charged: The worker's breaker pays for it; cleared when the fault cannot be placed.
+        detail: What the log says beside the message: addresses and the like, which no client sees.
         is_settled: The leg is known beyond doubt, so nobody needs to be probed.
     """
 
@@ -174,12 +174,13 @@ class WorkerError(GatewayError):
         status: int | None = None,
         code: str | None = None,
         retry_after_s: int | None = None,
+        detail: str = "",
     ) -> None:
         super().__init__(message, code=code, retry_after_s=retry_after_s)
         self.leg = leg
         self.worker_id = worker_id
         self.is_unsent = is_unsent
-        self.is_charged = True
+        self.detail = detail
         self.is_settled = False
         if status is not None:
             self.status = status

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from fastapi import FastAPI
@@ -20,6 +21,7 @@ from app.lifespan import lifespan
 from app.middleware.access_log import AccessLogMiddleware
 from app.middleware.auth import AuthMiddleware
 from app.middleware.request_id import RequestIdMiddleware
+from app.middleware.short_way import ShortWayMiddleware
 from app.observability.log import configure, get_logger, is_info_shown
 from app.protocol.routes import Route
 from app.settings import Settings, SettingsError, load
@@ -75,35 +77,35 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         telemetry={"auto_configure": False, "tracing": False, "metrics": False, "logs": False},
     )
     app.state.gateway = gateway
-    _add_routes(app, settings)
-    _add_layers(app, settings)
+    endpoints = {
+        route.value: GenerationEndpoint(route, gateway.router, settings.max_payload_size)
+        for route in Route
+    }
+    _add_routes(app, endpoints)
+    _add_layers(app, endpoints, settings)
     problem.install(app)
     openapi.install(app, has_key=settings.api_key is not None)
     return app
 
 
-def _add_routes(app: FastAPI, settings: Settings) -> None:
+def _add_routes(app: FastAPI, endpoints: Mapping[str, GenerationEndpoint]) -> None:
     # First, and on the application itself: routes are matched in order, and an included router
     # would put its own layers before a raw endpoint.
-    generation = [
-        RawRoute(
-            route.value,
-            GenerationEndpoint(route, app.state.gateway.router, settings.max_payload_size),
-            methods=["POST"],
-            include_in_schema=False,
-            name=route.name.lower(),
-        )
-        for route in Route
+    app.router.routes[:0] = [
+        RawRoute(path, endpoint, methods=["POST"], include_in_schema=False)
+        for path, endpoint in endpoints.items()
     ]
-    app.router.routes[:0] = generation
     for part in (models, workers, engine_info, health):
         app.include_router(part.router)
     docs.install(app)
     app.router.routes.extend(not_offered.routes())
 
 
-def _add_layers(app: FastAPI, settings: Settings) -> None:
+def _add_layers(
+    app: FastAPI, endpoints: Mapping[str, GenerationEndpoint], settings: Settings
+) -> None:
     # The last one added is the outermost.
+    app.add_middleware(ShortWayMiddleware, endpoints=endpoints)
     if settings.api_key is not None:
         app.add_middleware(AuthMiddleware, api_key=settings.api_key.get_secret_value())
     app.add_middleware(

@@ -33,6 +33,7 @@ class LegReaper:
         self._clients = clients
         self._group: asyncio.TaskGroup | None = None
         self._closing = asyncio.Event()
+        self._draining: set[Exchange] = set()
         self.n_pending = 0
 
     async def run(self) -> None:
@@ -45,8 +46,13 @@ class LegReaper:
                 self._group = None
 
     def close(self) -> None:
-        """Ends :meth:`run` once the pending legs are gone; later legs are closed at once."""
+        """Ends :meth:`run` once the pending aborts are through; later legs are closed at once.
+
+        Legs that are read to their end for their connection's sake are not waited for.
+        """
         self._closing.set()
+        for exchange in tuple(self._draining):
+            exchange.close()
 
     def give_up(self, worker: Worker, rids: Sequence[str], exchange: Exchange) -> None:
         """Aborts a leg at its engine, then closes its connection."""
@@ -82,6 +88,7 @@ class LegReaper:
             self.n_pending -= 1
 
     async def _read_to_end(self, exchange: Exchange) -> None:
+        self._draining.add(exchange)
         try:
             async with asyncio.timeout(DRAIN_TIMEOUT_S):
                 await exchange.head()
@@ -90,5 +97,6 @@ class LegReaper:
             # The request was answered long ago; the connection is just not kept.
             pass
         finally:
+            self._draining.discard(exchange)
             exchange.close()
             self.n_pending -= 1

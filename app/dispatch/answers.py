@@ -13,7 +13,7 @@ from app.dispatch.reply import Prepared
 from app.dispatch.sglang import SglangCall
 from app.errors import LegBroken
 from app.protocol.logprob_merge import LogprobMerger, merge_prompt_logprobs
-from app.protocol.reply_faults import abort_in_body
+from app.protocol.reply_faults import fault_in_body
 from app.protocol.sse import DONE_DATA, EventSplitter, data_of, encode
 from app.protocol.usage import cached_from_prefill, patch_event, patch_whole
 from app.workers.worker import Worker
@@ -26,8 +26,8 @@ async def whole_body(call: SglangCall, first: bytes, prepared: Prepared, decode:
         WorkerError: The body is not JSON, the generation was aborted, or prefill failed.
     """
     parsed = leg_failures.parse_json(first, "decode", decode)
-    if (message := abort_in_body(parsed)) is not None:
-        raise leg_failures.aborted(message, "decode", decode)
+    if (fault := fault_in_body(parsed)) is not None:
+        raise leg_failures.from_fault(fault, "decode", decode)
     if prepared.facts.wants_prompt_logprobs:
         return _merged(first, await call.wait_for_prefill())
     if call.prefill_body is not None and b'"cached_tokens":' in call.prefill_body:

@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 
 from app.clock import Clock
-from app.errors import Leg, LegRejected, LegTimedOut, LegUnreachable, WorkerError
-from app.protocol.peer_blame import is_peer_death
+from app.errors import Leg, LegBroken, LegRejected, LegTimedOut, LegUnreachable, WorkerError
+from app.protocol.peer_blame import is_peer_death, without_addresses
 from app.scheduling.scheduler import Pair
 from app.upstream.clients import WorkerClients
 from app.workers.health import HealthLoop
@@ -39,15 +39,33 @@ class Blame:
         """Names the leg that failed, charges its worker, and returns the error to show."""
         if _is_ambiguous(error):
             error = await self._ask_both(error, pair)
+        message = without_addresses(error.message, (pair.prefill.host, pair.decode.host))
+        if message != error.message:
+            error.detail = error.detail or error.message
+            error.message = message
         if error.leg is not None:
             self._charge(error, pair.prefill if error.leg == "prefill" else pair.decode)
         return error
 
-    def succeeded(self, pair: Pair) -> None:
-        """Both legs did their work."""
-        for worker in (pair.prefill, pair.decode):
-            worker.breaker.record_success()
-            self._health.note_success(worker)
+    def succeeded(self, pair: Pair, late_failure: WorkerError | None = None) -> None:
+        """Decode did its work, and so, as far as the request goes, did prefill.
+
+        Args:
+            pair: The pair.
+            late_failure: Prefill's failure after the KV cache had arrived. It cost nobody
+                anything, so it is not charged; it is no success either, and a reason to ask the
+                worker how it is.
+        """
+        self._credit(pair.decode)
+        if late_failure is None:
+            self._credit(pair.prefill)
+            return
+        pair.prefill.last_error = late_failure.detail or late_failure.message
+        self._health.probe_now(pair.prefill)
+
+    def _credit(self, worker: Worker) -> None:
+        worker.breaker.record_success()
+        self._health.note_success(worker)
 
     async def _ask_both(self, error: WorkerError, pair: Pair) -> WorkerError:
         async with asyncio.TaskGroup() as probes:
@@ -59,10 +77,8 @@ class Blame:
         elif not decode.result():
             dead, worker = "decode", pair.decode
         else:
-            if isinstance(error, LegTimedOut):
-                # Both are alive and both were silent: neither can be named.
-                error.leg = None
-            error.is_charged = False
+            # Both are alive, and each may have been waiting for the other: neither can be named.
+            error.leg = None
             return error
         if dead != error.leg:
             error = type(error)(
@@ -70,6 +86,7 @@ class Blame:
                 leg=dead,
                 worker_id=worker.spec.id,
                 status=error.status,
+                detail=error.detail,
             )
         return error
 
@@ -81,9 +98,7 @@ class Blame:
             return False
 
     def _charge(self, error: WorkerError, worker: Worker) -> None:
-        worker.last_error = error.message
-        if not error.is_charged:
-            return
+        worker.last_error = error.detail or error.message
         if isinstance(error, LegUnreachable):
             self._health.note_connect_failure(worker)
         if isinstance(error, LegRejected):
@@ -102,4 +117,4 @@ class Blame:
 def _is_ambiguous(error: WorkerError) -> bool:
     if isinstance(error, LegTimedOut):
         return not error.is_settled
-    return isinstance(error, LegRejected) and is_peer_death(error.message)
+    return isinstance(error, LegRejected | LegBroken) and is_peer_death(error.message)

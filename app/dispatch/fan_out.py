@@ -8,15 +8,18 @@ own room and id, and the children share one fate.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
 
 from app.dispatch.answers import CompletedEventStream, whole_body
 from app.dispatch.reply import Prepared
 from app.dispatch.sglang import SglangCall
-from app.errors import WorkerError
+from app.errors import LegBroken, WorkerError
 from app.protocol.fan_out_merge import FanOutStream, merge_replies
 from app.protocol.sse import EventSplitter, data_of, encode
 from app.workers.worker import Worker
+
+T = TypeVar("T")
 
 
 async def start_all(
@@ -24,35 +27,65 @@ async def start_all(
 ) -> list[bytes]:
     """Starts every child and waits for the first word, or the whole body, of each.
 
+    All connections are opened before a byte is sent, so that a dead worker is found while
+    nothing has reached an engine.
+
     Raises:
         WorkerError: A child failed; the caller ends the others.
     """
+
+    async def start(call: SglangCall) -> bytes:
+        first = await call.start(legs)
+        if prepared.facts.stream:
+            return first
+        return await whole_body(call, first, prepared, decode)
+
+    await _each(calls, SglangCall.connect)
+    try:
+        return await _each(calls, start)
+    except WorkerError as error:
+        if any(call.is_sent for call in calls):
+            error.is_unsent = False
+        raise
+
+
+async def _each(calls: Sequence[SglangCall], step: Callable[[SglangCall], Awaitable[T]]) -> list[T]:
+    """Takes one step with all children; the first failure ends the steps of the others."""
     failures: list[WorkerError] = []
-    bodies: list[bytes] = [b""] * len(calls)
+    results: dict[int, T] = {}
     async with asyncio.TaskGroup() as children:
 
-        async def start(index: int, call: SglangCall) -> None:
+        async def take(index: int) -> None:
             try:
-                first = await call.start(legs)
-                if not prepared.facts.stream:
-                    first = await whole_body(call, first, prepared, decode)
-                bodies[index] = first
+                results[index] = await step(calls[index])
             except WorkerError as error:
                 failures.append(error)
                 for task in tasks:
                     if task is not asyncio.current_task():
                         task.cancel()
 
-        tasks = [children.create_task(start(i, call)) for i, call in enumerate(calls)]
+        tasks = [children.create_task(take(index)) for index in range(len(calls))]
     if failures:
         raise failures[0]
-    return bodies
+    return [results[index] for index in range(len(calls))]
 
 
-def merged_body(prepared: Prepared, bodies: Sequence[bytes]) -> bytes:
-    """Returns the children's plain answers as one."""
+def merged_body(prepared: Prepared, bodies: Sequence[bytes], decode: Worker) -> bytes:
+    """Returns the children's plain answers as one.
+
+    Raises:
+        LegBroken: A body is JSON, but no answer of the route.
+    """
     facts = prepared.facts
-    return merge_replies(facts.route, facts.n, facts.batch, bodies)
+    try:
+        return merge_replies(facts.route, facts.n, facts.batch, bodies)
+    except ValueError as error:
+        raise LegBroken(
+            "the decode worker's answers cannot be put together",
+            leg="decode",
+            worker_id=decode.spec.id,
+            detail=str(error),
+        ) from error
 
 
 class MergedEventStream:

@@ -9,32 +9,56 @@ import orjson
 
 from app.errors import Leg, LegBroken, LegRejected, LegTimedOut, LegUnreachable, WorkerError
 from app.protocol.problem import message_of
+from app.protocol.reply_faults import Fault
 from app.protocol.wire_json import Json
-from app.upstream.failures import ConnectFailed, SilenceTimeout, UpstreamError
-from app.upstream.http1 import Head
+from app.upstream.failures import BodyTooLong, ConnectFailed, SilenceTimeout, UpstreamError
+from app.upstream.http1 import Exchange, Head
 from app.workers.worker import Worker
 
-MAX_ERROR_BODY_BYTES = 64 * 1024
+MAX_ERROR_BODY_BYTES = 1024 * 1024
+"""Engines quote the request they refuse, so this is more than any sentence needs."""
 
 
 def from_wire(failure: UpstreamError, leg: Leg, worker: Worker) -> WorkerError:
-    """Translates a failure of the HTTP client."""
+    """Translates a failure of the HTTP client.
+
+    The client's own words name addresses: they are for the log.
+    """
+    detail = str(failure)
     if isinstance(failure, ConnectFailed):
         return LegUnreachable(
-            f"the {leg} worker could not be reached: {failure}",
+            f"the {leg} worker could not be reached",
             leg=leg,
             worker_id=worker.spec.id,
             is_unsent=True,
+            detail=detail,
         )
     if isinstance(failure, SilenceTimeout):
+        where = "before its answer" if failure.phase == "head" else "in the middle of its answer"
         return LegTimedOut(
-            f"the {leg} worker sent nothing for too long: {failure}",
+            f"the {leg} worker sent nothing for too long {where}",
             leg=leg,
             worker_id=worker.spec.id,
+            detail=detail,
         )
+    what = "is too long" if isinstance(failure, BodyTooLong) else "broke off"
     return LegBroken(
-        f"the {leg} worker's answer broke off: {failure}", leg=leg, worker_id=worker.spec.id
+        f"the {leg} worker's answer {what}", leg=leg, worker_id=worker.spec.id, detail=detail
     )
+
+
+async def refusal(exchange: Exchange, head: Head, leg: Leg, worker: Worker) -> LegRejected:
+    """Reads the rest of an answer that is not 200.
+
+    Raises:
+        UpstreamError: It broke off.
+    """
+    try:
+        body = await exchange.read(MAX_ERROR_BODY_BYTES)
+    except BodyTooLong:
+        # The status is what counts; a page of that size holds no sentence.
+        body = b""
+    return from_status(head, body, leg, worker)
 
 
 def from_status(head: Head, body: bytes, leg: Leg, worker: Worker) -> LegRejected:
@@ -56,10 +80,15 @@ def from_status(head: Head, body: bytes, leg: Leg, worker: Worker) -> LegRejecte
     )
 
 
-def aborted(message: str, leg: Leg, worker: Worker) -> LegBroken:
-    """A worker ended the generation itself (``finish_reason`` abort or an error event)."""
+def from_fault(fault: Fault, leg: Leg, worker: Worker) -> WorkerError:
+    """Translates a failure that a worker reports in an answer with status 200.
+
+    With a status of its own it is the refusal that the status line came too early for.
+    """
+    if fault.status is not None:
+        return LegRejected(fault.message, leg=leg, worker_id=worker.spec.id, status=fault.status)
     return LegBroken(
-        f"the {leg} worker ended the generation: {message}",
+        f"the {leg} worker ended the generation: {fault.message}",
         leg=leg,
         worker_id=worker.spec.id,
         code="generation_aborted",

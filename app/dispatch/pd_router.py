@@ -20,6 +20,7 @@ from app.dispatch.sglang import LegTools, SglangCall
 from app.errors import NoPairAvailable, WorkerError
 from app.protocol.facts import RequestFacts
 from app.scheduling.scheduler import Ask, Grant, Outcome
+from app.upstream.http1 import encode_lines
 
 
 class PDRouter:
@@ -52,7 +53,7 @@ class PDRouter:
         self, facts: RequestFacts, body: bytes, client_headers: RawHeaders, request_id: str
     ) -> Prepared:
         """Makes a request ready for any pair. SGLang takes the client's own bytes."""
-        return Prepared(facts, body, for_workers(client_headers, request_id))
+        return Prepared(facts, body, encode_lines(for_workers(client_headers, request_id)))
 
     async def choose(self, prepared: Prepared, excluded: frozenset[str]) -> Grant:
         """Asks the scheduler for a pair; its leases are held from here on.
@@ -88,7 +89,7 @@ class PDRouter:
                     reply = await self._start(calls, grant, prepared, legs)
                 except WorkerError as error:
                     outcome = Outcome.FAILED
-                    settled = await self._blame.settle(error, grant.pair)
+                    settled = await self._settle(error, calls, grant, prepared)
                     if attempts.may_follow(settled):
                         continue
                     raise settled from error
@@ -96,9 +97,10 @@ class PDRouter:
                     yield reply
                 except WorkerError as error:
                     outcome = Outcome.FAILED
-                    raise await self._blame.settle(error, grant.pair) from error
+                    raise await self._settle(error, calls, grant, prepared) from error
                 outcome = Outcome.OK
-                self._blame.succeeded(grant.pair)
+                late = next((c.prefill_error for c in calls if c.prefill_error), None)
+                self._blame.succeeded(grant.pair, late)
                 return
             finally:
                 if reply is not None and reply.close is not None:
@@ -106,6 +108,17 @@ class PDRouter:
                 for call in calls:
                     call.finish(is_ok=outcome is Outcome.OK)
                 self._tools.scheduler.done(grant, outcome)
+
+    async def _settle(
+        self, error: WorkerError, calls: list[SglangCall], grant: Grant, prepared: Prepared
+    ) -> WorkerError:
+        """Ends the legs at once, then finds out whose failure it was."""
+        for call in calls:
+            call.finish(is_ok=False)
+        settled = await self._blame.settle(error, grant.pair)
+        if settled.detail:
+            prepared.notes["detail"] = settled.detail
+        return settled
 
     async def _choose_next(self, prepared: Prepared, attempts: Attempts) -> Grant:
         try:
@@ -140,7 +153,7 @@ class PDRouter:
             if facts.stream:
                 merged = fan_out.MergedEventStream(calls, firsts, prepared, legs)
                 return Reply(200, headers, merged, is_stream=True, close=merged.close)
-            body = fan_out.merged_body(prepared, firsts)
+            body = fan_out.merged_body(prepared, firsts, decode)
             return Reply(200, headers, _once(body), is_stream=False)
         call = calls[0]
         first = await call.start(legs)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from app.protocol.facts import RequestFacts
+from app.upstream.http1 import HeaderLines
 
 RawHeaders = Sequence[tuple[bytes, bytes]]
 
@@ -18,13 +19,13 @@ class Prepared:
     Attributes:
         facts: What the gateway read from the body.
         body: The client's own bytes.
-        headers: What both legs are sent, without credentials and framing.
+        header_lines: What both legs are sent, without credentials and framing.
         notes: What the access log says of the request at its end; filled on the way.
     """
 
     facts: RequestFacts
     body: bytes
-    headers: RawHeaders
+    header_lines: HeaderLines
     notes: dict[str, Any] = field(default_factory=dict)
 
 

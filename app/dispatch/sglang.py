@@ -3,9 +3,6 @@
 Both connections are opened before a byte is sent on either, so a dead worker is found while
 nothing has reached an engine. Then both legs get the client's body with the meeting place
 spliced in; prefill is asked for a plain answer, decode for what the client wanted.
-
-Source: SGLang 0.5.23 (fields ``bootstrap_host``, ``bootstrap_port``, ``bootstrap_room``,
-``rid``; the last of two equal keys wins), recorded in ``tests/wire``.
 """
 
 from __future__ import annotations
@@ -16,13 +13,12 @@ from dataclasses import dataclass
 
 from app.dispatch import leg_failures
 from app.dispatch.abort import LegReaper
+from app.dispatch.leg_bodies import leg_bodies
 from app.dispatch.reply import Prepared
-from app.dispatch.whole_events import WholeEvents
-from app.errors import LegBroken, LegRejected, WorkerError
-from app.protocol import bootstrap
+from app.dispatch.whole_events import EventTooLong, WholeEvents
+from app.errors import Leg, LegBroken, LegRejected, WorkerError
 from app.protocol.peer_blame import is_peer_death
-from app.protocol.reply_faults import abort_in_body, find_abort
-from app.protocol.splice import splice
+from app.protocol.reply_faults import fault_in_body, find_fault
 from app.scheduling.scheduler import Grant, Scheduler
 from app.upstream.clients import WorkerClients
 from app.upstream.failures import UpstreamError
@@ -61,56 +57,54 @@ class SglangCall:
     Attributes:
         head_headers: Response headers of decode, set by :meth:`start`.
         prefill_body: Prefill's whole answer once it is there, else ``None``.
+        prefill_error: Prefill's failure, which counts only until decode has spoken.
     """
 
     def __init__(
         self, grant: Grant, prepared: Prepared, patch: bytes, tools: LegTools, *, keep_rid: bool
     ) -> None:
         self._grant = grant
-        self._facts = facts = prepared.facts
+        self._facts = prepared.facts
         self._tools = tools
-        self._rids = mint_rids(prepared, keep_rid=keep_rid)
         pair = grant.pair
-        rooms = [
-            bootstrap.mint_room(pair.prefill_rank, pair.prefill.info.dp_size)
-            for _ in range(facts.batch or 1)
-        ]
-        is_batch = facts.batch is not None
-        members = bootstrap.members(
-            pair.prefill.spec.host,
-            pair.prefill.bootstrap_port,
-            rooms if is_batch else rooms[0],
-            self._rids if is_batch else self._rids[0],
-            facts.batch,
-        )
-        if patch:
-            members += b"," + patch
-        decode_body = splice(prepared.body, facts, members)
-        prefill_body = decode_body
-        if facts.stream:
-            prefill_body = splice(prepared.body, facts, members + b',"stream":false')
+        prefill_body, decode_body, self._rids = leg_bodies(pair, prepared, patch, keep_rid=keep_rid)
         self._prefill = self._exchange(pair.prefill, prepared, prefill_body)
         self._decode = self._exchange(pair.decode, prepared, decode_body)
         self._events = WholeEvents()
         self._prefill_ended = asyncio.Event()
-        self._prefill_error: WorkerError | None = None
         self._is_proven = False
+        self._is_finished = False
         self._follower: asyncio.Task[None] | None = None
+        self.prefill_error: WorkerError | None = None
         self.prefill_body: bytes | None = None
         self.head_headers: Sequence[tuple[bytes, bytes]] = ()
 
     def _exchange(self, worker: Worker, prepared: Prepared, body: bytes) -> Exchange:
-        headers = prepared.headers
-        if worker.spec.api_key:
-            bearer = b"Bearer " + worker.spec.api_key.encode()
-            headers = [*headers, (b"authorization", bearer)]
-        return self._tools.clients.get(worker).pool.exchange(
-            b"POST",
-            self._facts.route.value.encode(),
-            headers,
+        return self._tools.clients.get(worker).leg(
+            self._facts.route.encode(),
+            prepared.header_lines,
             body,
             silence_timeout_s=self._tools.silence_timeout_s,
         )
+
+    @property
+    def is_sent(self) -> bool:
+        """A byte was handed to a transport, so an engine may have seen the request."""
+        return self._prefill.sent or self._decode.sent
+
+    async def connect(self) -> None:
+        """Opens both connections; not a byte is sent.
+
+        Raises:
+            LegUnreachable: A worker cannot be connected to.
+        """
+        leg: Leg = "prefill"
+        try:
+            await self._prefill.connect()
+            leg = "decode"
+            await self._decode.connect()
+        except UpstreamError as failure:
+            raise self._failed(failure, leg) from failure
 
     async def start(self, legs: asyncio.TaskGroup) -> bytes:
         """Sends both legs and waits for decode's first word.
@@ -124,20 +118,12 @@ class SglangCall:
         Raises:
             WorkerError: A leg failed before anything was worth relaying.
         """
-        pair = self._grant.pair
-        try:
-            await self._prefill.connect()
-        except UpstreamError as failure:
-            raise leg_failures.from_wire(failure, "prefill", pair.prefill) from failure
-        try:
-            await self._decode.connect()
-        except UpstreamError as failure:
-            raise leg_failures.from_wire(failure, "decode", pair.decode) from failure
+        await self.connect()
         self._follower = legs.create_task(self._follow_prefill())
         try:
             first = await self._first_of_decode()
         except UpstreamError as failure:
-            raise leg_failures.from_wire(failure, "decode", pair.decode) from failure
+            raise self._failed(failure, "decode") from failure
         except LegRejected as error:
             if error.leg == "decode" and is_peer_death(error.message):
                 # Decode only reports it; prefill's own word, if it has one, is on its way.
@@ -153,19 +139,15 @@ class SglangCall:
         head = await self._decode.head()
         self.head_headers = head.headers
         if head.status != 200:
-            body = await self._decode.read(leg_failures.MAX_ERROR_BODY_BYTES)
-            raise leg_failures.from_status(head, body, "decode", worker)
+            raise await leg_failures.refusal(self._decode, head, "decode", worker)
         if not self._facts.stream:
             return await self._decode.read(MAX_REPLY_BYTES)
         first = b""
-        while not first:
-            first = await self.next_events()
-            if not first:
-                raise LegBroken(
-                    "the decode worker ended the stream before its first event",
-                    leg="decode",
-                    worker_id=worker.spec.id,
-                )
+        # Comments prove nothing, and neither does a page that is no event stream at all.
+        while not first.startswith(b"data:") and b"\ndata:" not in first:
+            first += await self.next_events()
+        if self._events.ended_with_done and first.count(b"data:") == 1:
+            raise self._broken("ended the stream before its first event")
         return first
 
     async def next_events(self) -> bytes:
@@ -174,27 +156,38 @@ class SglangCall:
         Raises:
             WorkerError: A leg failed, or the stream ended without ``[DONE]``.
         """
-        worker = self._grant.pair.decode
         try:
             while chunk := await self._decode.chunk():
                 events = self._events.feed(chunk)
                 if not events:
                     continue
-                message = find_abort(events)
-                if message is not None:
-                    raise leg_failures.aborted(message, "decode", worker)
+                fault = find_fault(events)
+                if fault is not None:
+                    raise leg_failures.from_fault(fault, "decode", self._grant.pair.decode)
                 return events
         except UpstreamError as failure:
-            error = leg_failures.from_wire(failure, "decode", worker)
-            error.is_settled = self._prefill_ended.is_set() or self._is_proven
-            raise error from failure
+            raise self._failed(failure, "decode") from failure
+        except EventTooLong as failure:
+            raise self._broken("sent one event of more than 16 MiB") from failure
         if self._events.has_rest or not self._events.ended_with_done:
-            raise LegBroken(
-                "the decode worker ended the stream without [DONE]",
-                leg="decode",
-                worker_id=worker.spec.id,
-            )
+            raise self._broken("ended the stream without [DONE]")
         return b""
+
+    def _failed(self, failure: UpstreamError, leg: Leg) -> WorkerError:
+        pair = self._grant.pair
+        error = leg_failures.from_wire(
+            failure, leg, pair.prefill if leg == "prefill" else pair.decode
+        )
+        if self.is_sent:
+            # The other leg may be in its engine already.
+            error.is_unsent = False
+        # Once the KV cache has arrived, or prefill is through, a silence is the leg's own.
+        error.is_settled = self._is_proven or (leg == "decode" and self.prefill_body is not None)
+        return error
+
+    def _broken(self, what: str) -> LegBroken:
+        worker = self._grant.pair.decode
+        return LegBroken(f"the decode worker {what}", leg="decode", worker_id=worker.spec.id)
 
     async def wait_for_prefill(self) -> bytes:
         """Returns prefill's whole answer, however long it takes (prompt logprobs need it).
@@ -203,8 +196,8 @@ class SglangCall:
             WorkerError: The prefill leg failed.
         """
         await self._prefill_ended.wait()
-        if self._prefill_error is not None:
-            raise self._prefill_error
+        if self.prefill_error is not None:
+            raise self.prefill_error
         return self.prefill_body or b""
 
     async def _hold(self) -> None:
@@ -215,34 +208,40 @@ class SglangCall:
                     await self._prefill_ended.wait()
             except TimeoutError:
                 pass
-        if self._prefill_error is not None:
-            raise self._prefill_error
+        if self.prefill_error is not None:
+            raise self.prefill_error
 
     async def _follow_prefill(self) -> None:
         worker = self._grant.pair.prefill
         try:
             head = await self._prefill.head()
-            body = await self._prefill.read(MAX_REPLY_BYTES)
             if head.status != 200:
-                raise leg_failures.from_status(head, body, "prefill", worker)
+                raise await leg_failures.refusal(self._prefill, head, "prefill", worker)
+            body = await self._prefill.read(MAX_REPLY_BYTES)
             parsed = leg_failures.parse_json(body, "prefill", worker)
-            if (message := abort_in_body(parsed)) is not None:
-                raise leg_failures.aborted(message, "prefill", worker)
+            if (fault := fault_in_body(parsed)) is not None:
+                raise leg_failures.from_fault(fault, "prefill", worker)
             self.prefill_body = body
         except UpstreamError as failure:
-            self._fail_prefill(leg_failures.from_wire(failure, "prefill", worker))
+            self._fail_prefill(self._failed(failure, "prefill"))
         except WorkerError as error:
             self._fail_prefill(error)
         self._prefill_ended.set()
         self._tools.scheduler.prefill_ended(self._grant)
 
     def _fail_prefill(self, error: WorkerError) -> None:
-        self._prefill_error = error
+        self.prefill_error = error
         if not self._is_proven:
             self._decode.fail(error)
 
     def finish(self, *, is_ok: bool) -> None:
-        """Ends both legs: kept for the next request when they did well, else aborted."""
+        """Ends both legs: kept for the next request when they did well, else aborted.
+
+        Only the first call counts.
+        """
+        if self._is_finished:
+            return
+        self._is_finished = True
         if self._follower is not None:
             self._follower.cancel()
         pair = self._grant.pair
@@ -252,11 +251,3 @@ class SglangCall:
         else:
             self._tools.reaper.give_up(pair.prefill, self._rids, self._prefill)
             self._tools.reaper.give_up(pair.decode, self._rids, self._decode)
-
-
-def mint_rids(prepared: Prepared, *, keep_rid: bool) -> list[str]:
-    """Returns one fixed-width engine request id for each item of the batch."""
-    facts = prepared.facts
-    if keep_rid and facts.client_rid is not None:
-        return [facts.client_rid] if isinstance(facts.client_rid, str) else list(facts.client_rid)
-    return [bootstrap.mint_rid(facts.route) for _ in range(facts.batch or 1)]

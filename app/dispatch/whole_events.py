@@ -6,11 +6,13 @@ follow at any time, and costs one ``endswith`` for each chunk of a well-behaved 
 
 from __future__ import annotations
 
-from app.errors import GatewayError, InternalError
-
 MAX_EVENT_BYTES = 16 * 1024 * 1024
-_BORDERS = (b"\n\n", b"\r\n\r\n")
+_BORDERS = (b"\n\n", b"\n\r\n")
 _DONE = b"data: [DONE]"
+
+
+class EventTooLong(Exception):
+    """A worker sent one event of more than 16 MiB."""
 
 
 class WholeEvents:
@@ -30,7 +32,7 @@ class WholeEvents:
         """Returns the bytes up to the last event border, which may be none.
 
         Raises:
-            GatewayError: One event is larger than 16 MiB.
+            EventTooLong: One event is larger than 16 MiB.
         """
         if self._rest:
             chunk = self._rest + chunk
@@ -38,12 +40,12 @@ class WholeEvents:
         if not chunk.endswith(_BORDERS):
             border = chunk.rfind(b"\n\n")
             length = border + 2 if border >= 0 else 0
-            crlf_border = chunk.rfind(b"\r\n\r\n")
+            crlf_border = chunk.rfind(b"\n\r\n")
             if crlf_border >= 0:
-                length = max(length, crlf_border + 4)
+                length = max(length, crlf_border + 3)
             self._rest = chunk[length:]
             if len(self._rest) > MAX_EVENT_BYTES:
-                raise self._too_large()
+                raise EventTooLong
             chunk = chunk[:length]
         if chunk:
             self.ended_with_done = chunk[-18:].rstrip().endswith(_DONE)
@@ -53,7 +55,3 @@ class WholeEvents:
     def has_rest(self) -> bool:
         """Whether the stream stands inside an event."""
         return bool(self._rest.strip())
-
-    @staticmethod
-    def _too_large() -> GatewayError:
-        return InternalError("a worker sent one event of more than 16 MiB", code="event_too_large")

@@ -1,1 +1,1 @@
-"""Plain ASGI layers round the application, outermost first: request id, access log, auth."""
+"""Plain ASGI layers, outermost first: request id, access log, auth, the short way."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Iterable
+from collections.abc import Awaitable, Iterable
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -50,10 +50,10 @@ class AuthMiddleware:
         self._app = app
         self._digest = hashlib.sha256(api_key.encode()).digest()
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Serves one request, or passes another kind of scope on."""
         if scope["type"] == "http" and not self._is_allowed(scope):
-            await send_problem(
+            return send_problem(
                 scope,
                 send,
                 BadKey(
@@ -62,8 +62,7 @@ class AuthMiddleware:
                 ),
                 extra_headers=(CHALLENGE,),
             )
-            return
-        await self._app(scope, receive, send)
+        return self._app(scope, receive, send)
 
     def _is_allowed(self, scope: Scope) -> bool:
         token = bearer_token(scope["headers"])

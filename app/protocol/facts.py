@@ -101,7 +101,7 @@ def peek(route: Route, body: bytes) -> RequestFacts:
         prompt.n_tokens,
         _max_tokens(route, document),
         _client_rid(document.get("rid"), prompt),
-        route is Route.GENERATE and _any_true(document.get("return_logprob")),
+        route is Route.GENERATE and _wants_prompt_logprobs(document),
         route is not Route.GENERATE and _include_usage(document),
         fan_out_patches(route, document, n) if n > 1 else (),
         body.rindex(b"}"),
@@ -162,9 +162,26 @@ def _client_rid(rid: object, prompt: Prompt) -> str | tuple[str, ...] | None:
     return tuple(rid)
 
 
-def _any_true(flag: object) -> bool:
-    """A flag that may be a list with one item for each prompt."""
-    return any(item is True for item in flag) if isinstance(flag, list) else flag is True
+def _wants_prompt_logprobs(document: JsonObject) -> bool:
+    """Logprobs from a place within some prompt on; both members may be lists, one item a prompt.
+
+    Without ``logprob_start_len``, or with -1, SGLang 0.5.23 gives those of the output only
+    (``managers/io_struct.py``), and nothing of prefill's is needed.
+    """
+    flags, starts = document.get("return_logprob"), document.get("logprob_start_len")
+    if not flags or starts is None:
+        return False
+    if isinstance(flags, list) and isinstance(starts, list):
+        return any(map(_has_prompt_side, flags, starts))
+    if isinstance(flags, list):
+        return any(_has_prompt_side(flag, starts) for flag in flags)
+    if isinstance(starts, list):
+        return any(_has_prompt_side(flags, start) for start in starts)
+    return _has_prompt_side(flags, starts)
+
+
+def _has_prompt_side(flag: object, start: object) -> bool:
+    return flag is True and type(start) is int and start >= 0
 
 
 def _include_usage(document: JsonObject) -> bool:

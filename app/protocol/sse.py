@@ -15,13 +15,6 @@ DONE_DATA = b"[DONE]"
 
 _BORDER = re.compile(rb"\r?\n\r?\n")
 _BORDER_MAX_BYTES = 4
-_TAIL_BYTES = 16
-_BORDERS = (b"\n\n", b"\n\r\n")
-_DONE_ENDS = tuple(
-    start + end
-    for start in (b"data: [DONE]", b"data:[DONE]")
-    for end in (b"\n\n", b"\n\r\n", b"\r\n\n", b"\r\n\r\n")
-)
 
 
 def encode(data: bytes) -> bytes:
@@ -75,29 +68,3 @@ class EventSplitter:
     def pending(self) -> bytes:
         """Bytes of an event that is not complete yet."""
         return bytes(self._buffer)
-
-
-class StreamTail:
-    """Remembers how a relayed stream ends, in a few bytes, whatever its length."""
-
-    __slots__ = ("_tail",)
-
-    def __init__(self) -> None:
-        self._tail = b""
-
-    def feed(self, chunk: bytes) -> None:
-        """Takes the next bytes of the stream."""
-        if len(chunk) >= _TAIL_BYTES:
-            self._tail = chunk[-_TAIL_BYTES:]
-        else:
-            self._tail = (self._tail + chunk)[-_TAIL_BYTES:]
-
-    @property
-    def ended_with_done(self) -> bool:
-        """The last event so far is complete and is ``[DONE]``."""
-        return self._tail.endswith(_DONE_ENDS)
-
-    @property
-    def at_event_border(self) -> bool:
-        """Nothing was sent yet, or the last event is complete."""
-        return not self._tail or self._tail.endswith(_BORDERS)

@@ -63,6 +63,16 @@ class SimConfig:
         return duration_s * self.time_scale
 
     @property
+    def max_request_tokens(self) -> int:
+        """Prompt and answer together, as SGLang's scheduler counts them."""
+        return min(self.context_length, self.max_total_tokens) - 1
+
+    @property
+    def max_input_tokens(self) -> int:
+        """A prompt of this length is refused by the scheduler."""
+        return self.max_request_tokens - 5
+
+    @property
     def own_bootstrap_port(self) -> int:
         """The port a request without ``bootstrap_port`` falls back to."""
         return self.bootstrap_port or DEFAULT_BOOTSTRAP_PORT

@@ -67,8 +67,7 @@ class DecodeEngine:
     def submit(self, jobs: Sequence[Job]) -> None:
         """See ``Engine``."""
         group = self._running_group()
-        self.table.check(jobs, len(self._preallocating))
-        for job in jobs:
+        for job in self.table.admit(jobs, len(self._preallocating)):
             job.rank = job.room % self._config.dp_size
             self.table.enter(job, self._release)
             self._preallocating.add(job)
@@ -161,7 +160,7 @@ class DecodeEngine:
             if job in self._preallocating or job in self._receiving:
                 job.fail(500, kv_failure("Decode transfer", job, "Aborted by AbortReq."))
             else:
-                end_aborted(job, "Aborted")
+                end_aborted(job)
 
     def _release(self, job: Job) -> None:
         self._preallocating.discard(job)

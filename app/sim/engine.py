@@ -8,7 +8,9 @@ from typing import Any, Protocol
 
 from app.sim.config import SimConfig
 from app.sim.counters import Counters
-from app.sim.jobs import Job, Refused, abort_reason
+from app.sim.jobs import Job, abort_reason
+from app.sim.refusals import Refused
+from app.sim.text import prompt_of_ids
 
 
 class Engine(Protocol):
@@ -17,10 +19,10 @@ class Engine(Protocol):
     table: JobTable
 
     def submit(self, jobs: Sequence[Job]) -> None:
-        """Take all or none.
+        """Take them, and fail those that the scheduler does not take.
 
         Raises:
-            Refused: With the status and text of SGLang.
+            Refused: One of their ids is in use; none is taken.
         """
 
     def abort(self, rid: str, is_all: bool) -> None:
@@ -53,28 +55,44 @@ class JobTable:
         self._config = config
         self._counters = counters
 
-    def check(self, jobs: Sequence[Job], n_queued: int) -> None:
-        """Refuse what SGLang refuses.
+    def admit(self, jobs: Sequence[Job], n_queued: int) -> list[Job]:
+        """The jobs that the scheduler takes; the others have failed, one by one.
+
+        SGLang 0.5.23 limits its queue without disaggregation only (scheduler.py,
+        ``_add_request_to_queue``). Here ``max_queued_requests`` holds for every
+        role, so that what a full worker says can be had from either leg.
 
         Raises:
-            Refused: 400 for a duplicate id or an over-long prompt, 503 when full.
+            Refused: 400 for an id in use, before the scheduler sees any of them.
         """
-        fresh: set[str] = set()
         for job in jobs:
-            if job.rid in self.jobs or job.rid in fresh or job.rid in self.stuck:
+            if job.rid in self.jobs or job.rid in self.stuck:
                 raise Refused(400, f"Duplicate request ID detected: {job.rid}")
-            fresh.add(job.rid)
-            limit = min(self._config.context_length, self._config.max_total_tokens)
-            n_tokens = len(job.prompt.ids)
-            if n_tokens >= limit:
-                raise Refused(
+        taken: list[Job] = []
+        limit = self._config.max_queued_requests
+        for job in jobs:
+            n_tokens, n_most = len(job.prompt.ids), self._config.max_input_tokens
+            if not job.has_room and self._config.role != "regular":
+                job.fail(
                     400,
-                    f"The input ({n_tokens} tokens) is longer than the model's context "
-                    f"length ({limit} tokens).",
+                    "Invalid request: Disaggregated request received without bootstrap room id. "
+                    f"req.rid={job.rid!r}",
                 )
-        limit_queued = self._config.max_queued_requests
-        if limit_queued is not None and n_queued + len(jobs) > limit_queued:
-            raise Refused(503, "The request queue is full.")
+            elif n_tokens >= n_most:
+                job.fail(
+                    400,
+                    f"Input length ({n_tokens} tokens) exceeds the maximum allowed length "
+                    f"({n_most} tokens). Use a shorter input or enable --allow-auto-truncate.",
+                    "BadRequestError",
+                )
+                # Of such a prompt the scheduler keeps, and reports, one token.
+                job.prompt = prompt_of_ids(job.prompt.ids[:1])
+            elif limit is not None and n_queued + len(taken) >= limit:
+                job.never_started = True
+                job.fail(503, "The request queue is full.")
+            else:
+                taken.append(job)
+        return taken
 
     def enter(self, job: Job, on_over: Callable[[Job], None]) -> None:
         """The job is now in use until it is over."""
@@ -92,16 +110,22 @@ class JobTable:
             hit = list(self.jobs.values())
             stuck = set(self.stuck)
         else:
-            is_known = rid in self.jobs
-            hit = [job for key, job in self.jobs.items() if key.startswith(rid)] if is_known else []
-            stuck = {rid} & self.stuck
+            is_known = rid in self.jobs or rid in self.stuck
+            hit = [job for key, job in self.jobs.items() if is_known and key.startswith(rid)]
+            stuck = {key for key in self.stuck if is_known and key.startswith(rid)}
         self._counters.aborted.extend([*(job.rid for job in hit), *sorted(stuck)])
         return hit
 
 
-def end_aborted(job: Job, message: str) -> None:
+def end_aborted(job: Job) -> None:
     """An abort that is no error: 200 with what there is."""
-    job.end(abort_reason(message))
+    job.end(abort_reason("Aborted"))
+
+
+def end_queued(job: Job) -> None:
+    """An abort in the waiting queue: 200 with nothing, in the words of 0.5.23."""
+    job.never_started = True
+    job.end({"type": "abort", "message": "Abort in waiting queue"})
 
 
 def kv_failure(subject: str, job: Job, reason: str) -> str:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
 from typing import Any
 
 from app.clock import Clock
-from app.sim.answers import Scribe, error_body, error_event
+from app.sim.answers import OpenAIScribe
+from app.sim.bodies import parse_body
 from app.sim.config import SimConfig
 from app.sim.counters import Counters, Seen
 from app.sim.engine import Engine
 from app.sim.faults import Cut, Fault, FaultKind
-from app.sim.jobs import Refused
-from app.sim.requests import CHAT, GENERATE, Asked, read_request
+from app.sim.generate_answers import GenerateScribe
+from app.sim.refusals import GENERATE, Crashed, Malformed, Refused, error_body, front_event
+from app.sim.requests import Asked, read_request
+from app.sim.streams import events
 from app.sim.wire import Exchange, encode_event
 
 DONE = b"data: [DONE]\n\n"
@@ -32,33 +34,50 @@ class Generation:
 
     async def serve(self, exchange: Exchange, fault: Fault | None) -> None:
         """Reads, computes, answers; counts whatever happens."""
-        body = await self.note(exchange)
-        if body is None:
-            refused = Refused(400, "The body is not a JSON object.")
-            await exchange.json(400, error_body(CHAT, refused))
+        try:
+            body = await self.note(exchange)
+        except Malformed as refused:
+            await exchange.json(400, error_body(exchange.path, refused))
             return
         self._counters.enter()
         try:
             await self._with_fault(exchange, body, fault)
         except Refused as refused:
-            await exchange.json(refused.status, error_body(exchange.path, refused))
+            await self._refuse(exchange, body, refused)
         finally:
             self._counters.leave()
 
-    async def note(self, exchange: Exchange) -> dict[str, Any] | None:
-        """Reads the body and remembers the request; None if it is no JSON object."""
-        try:
-            body = json.loads(await exchange.body())
-        except ValueError:
-            return None
-        if not isinstance(body, dict):
-            return None
+    async def note(self, exchange: Exchange) -> dict[str, Any]:
+        """Reads the body and remembers the request.
+
+        Raises:
+            Malformed: The body is no JSON object; nothing is remembered.
+        """
+        body = parse_body(exchange.path, await exchange.body())
         rid, room = body.get("rid"), body.get("bootstrap_room")
         seen = self._counters.seen
         seen.append(Seen(exchange.path, body, exchange.headers, rid, room))
         while len(seen) > self._config.n_kept_seen:
             seen.popleft()
         return body
+
+    async def _refuse(self, exchange: Exchange, body: dict[str, Any], refused: Refused) -> None:
+        # /generate sends the head of a stream before it looks at more than the types, so
+        # a refusal is an event of a 200. The OpenAI routes wait for the first event.
+        is_generate = exchange.path == GENERATE
+        if is_generate and body.get("stream") is True and not isinstance(refused, Malformed):
+            await exchange.start(200, SSE)
+            if isinstance(refused, Crashed):
+                await exchange.close()
+                return
+            await exchange.event(front_event(refused))
+            await exchange.write(DONE)
+            await exchange.write(b"", is_last=True)
+        elif is_generate and isinstance(refused, Crashed):
+            plain = {"content-type": "text/plain; charset=utf-8"}
+            await exchange.bytes(500, b"Internal Server Error", plain)
+        else:
+            await exchange.json(refused.status, error_body(exchange.path, refused))
 
     async def _with_fault(
         self, exchange: Exchange, body: dict[str, Any], fault: Fault | None
@@ -78,18 +97,19 @@ class Generation:
         started_s = self._now_s()
         self._engine.submit(asked.jobs)
         try:
+            failure: Refused | None = None
             async with asyncio.TaskGroup() as group:
                 watch = group.create_task(self._notice(exchange, asked))
                 if asked.is_stream:
                     await self._stream(exchange, asked, fault, started_s)
                 else:
-                    await self._whole(exchange, asked, fault, started_s)
+                    failure = await self._whole(exchange, asked, fault, started_s)
                 watch.cancel()
-        except* Refused as refusals:
-            raise refusals.exceptions[0] from None
         finally:
             for job in asked.jobs:
                 job.fail(499, "The request ended.")
+        if failure is not None:
+            await exchange.json(failure.status, error_body(exchange.path, failure))
 
     async def _hang(self, exchange: Exchange, rid: Any) -> None:
         rids = set(rid if isinstance(rid, list) else [rid or "?"])
@@ -115,15 +135,22 @@ class Generation:
 
     async def _whole(
         self, exchange: Exchange, asked: Asked, fault: Fault | None, started_s: float
-    ) -> None:
-        while not all(job.is_over for job in asked.jobs):
+    ) -> Refused | None:
+        # The first failure of a batch is the whole request's: the others are not awaited.
+        while True:
+            failures = [job.failure for job in asked.jobs if job.failure is not None]
+            if failures:
+                return failures[0]
+            if all(job.is_over for job in asked.jobs):
+                break
             await asked.bell.wait()
             asked.bell.clear()
-        for job in asked.jobs:
-            if job.failure is not None:
-                raise job.failure
-        scribe = Scribe(asked, self._config, started_s, self._now_s)
-        data = json.dumps(scribe.whole(), ensure_ascii=False, separators=(",", ":")).encode()
+        answer: Any
+        if asked.route == GENERATE:
+            answer = GenerateScribe(asked, self._config, started_s, self._now_s).whole()
+        else:
+            answer = OpenAIScribe(asked, self._config).whole()
+        data = json.dumps(answer, ensure_ascii=False, separators=(",", ":")).encode()
         headers = {"content-type": "application/json"}
         if fault is not None and fault.kind is FaultKind.HALF_BODY:
             await exchange.bytes(200, data, headers, n_sent=len(data) // 2)
@@ -131,6 +158,7 @@ class Generation:
             await exchange.reset()
         else:
             await exchange.bytes(200, data, headers)
+        return None
 
     # ---- streamed
 
@@ -139,12 +167,12 @@ class Generation:
     ) -> None:
         cut = fault if fault is not None and fault.kind is FaultKind.CUT else None
         # SGLang sends the head of /generate at once, that of the OpenAI routes with
-        # the first event.
+        # the first event, which may be an error.
         has_head = asked.route == GENERATE
         if has_head:
             await exchange.start(200, SSE)
         n_events = 0
-        async for event in self._events(asked, started_s):
+        async for event in events(asked, self._config, started_s, self._now_s):
             if not has_head:
                 await exchange.start(200, SSE)
                 has_head = True
@@ -170,40 +198,3 @@ class Generation:
                 # A reset throws away what the peer has not read yet.
                 await asyncio.sleep(0.05)
             await exchange.reset()
-
-    async def _events(self, asked: Asked, started_s: float) -> AsyncIterator[Any]:
-        scribe = Scribe(asked, self._config, started_s, self._now_s)
-        n_sent = [0] * len(asked.jobs)
-        is_ended = [False] * len(asked.jobs)
-        while not all(is_ended):
-            await asked.bell.wait()
-            asked.bell.clear()
-            for index, job in enumerate(asked.jobs):
-                if is_ended[index]:
-                    continue
-                if job.failure is not None and asked.route != GENERATE:
-                    yield error_event(job.failure)
-                    return
-                while n_sent[index] < len(job.pieces):
-                    at = n_sent[index]
-                    n_sent[index] = at + 1
-                    is_ended[index] = job.finish is not None and at + 1 == len(job.pieces)
-                    for event in self._token(asked, scribe, index, at, is_ended[index]):
-                        yield event
-                if job.is_over and not is_ended[index]:
-                    is_ended[index] = True
-                    for event in self._token(asked, scribe, index, -1, True):
-                        yield event
-        if asked.route != GENERATE and (asked.body.get("stream_options") or {}).get(
-            "include_usage"
-        ):
-            yield scribe.usage_chunk()
-
-    def _token(self, asked: Asked, scribe: Scribe, index: int, at: int, is_last: bool) -> list[Any]:
-        if asked.route == GENERATE:
-            n_tokens = at + 1 if at >= 0 else len(asked.jobs[index].pieces)
-            return [scribe.item(index, n_tokens, is_last=is_last)]
-        events = scribe.text_chunk(index, at, is_last)
-        if asked.route == CHAT and (at == 0 or (at < 0 and not asked.jobs[index].pieces)):
-            return [scribe.role_chunk(index), *events]
-        return events

@@ -8,20 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from app.sim.config import FAKE_HOST
+from app.sim.refusals import Refused
 from app.sim.text import EOS_ID, Prompt, token_id
-
-
-class Refused(Exception):
-    """A request that the engine does not take.
-
-    ``status`` 400 has the texts of SGLang's ``ValueError`` path, others its
-    ``HTTPException`` path.
-    """
-
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status = status
-        self.message = message
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -36,6 +24,8 @@ class Job:
     prompt: Prompt
     n_max: int
     bell: asyncio.Event
+    has_room: bool = True
+    """Its request named a bootstrap room."""
     host: str = FAKE_HOST
     port: int = 0
     rank: int = 0
@@ -50,6 +40,8 @@ class Job:
     n_uncached: int = 0
     n_left: int = 0
     """Prompt tokens that no step has computed yet."""
+    never_started: bool = False
+    """The scheduler ended it in a queue; its answer has no counts then."""
     holds_kv: bool = False
     is_widowed: bool = False
     """Prefill only: decode went before the KV was sent."""
@@ -79,10 +71,10 @@ class Job:
             self.finish = finish
             self._leave()
 
-    def fail(self, status: int, message: str) -> None:
+    def fail(self, status: int, message: str, kind: str | None = None) -> None:
         """The sequence failed; a second end changes nothing."""
         if not self.is_over:
-            self.failure = Refused(status, message)
+            self.failure = Refused(status, message, kind)
             self._leave()
 
     def _leave(self) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from app.clock import Clock
 from app.sim.config import FAKE_HOST, SimConfig
 from app.sim.counters import Counters
-from app.sim.engine import JobTable, end_aborted, kv_failure
+from app.sim.engine import JobTable, end_queued, kv_failure
 from app.sim.jobs import Job
 from app.sim.prefill_rank import PrefillRank
 from app.sim.rendezvous import KILLED, Rendezvous
@@ -44,8 +44,7 @@ class PrefillEngine:
         """See ``Engine``."""
         group = self._running_group()
         waiting = len(self._bootstrapping) + sum(len(rank.queue) for rank in self.ranks)
-        self.table.check(jobs, waiting)
-        for job in jobs:
+        for job in self.table.admit(jobs, waiting):
             job.rank = job.room % self._config.dp_size
             self.table.enter(job, self._release)
             self._bootstrapping.add(job)
@@ -92,7 +91,7 @@ class PrefillEngine:
             if job in self._bootstrapping:
                 job.fail(500, kv_failure("Prefill bootstrap", job, "Aborted by AbortReq."))
             elif job in self.ranks[job.rank].queue:
-                end_aborted(job, "Abort before prefill")
+                end_queued(job)
             else:
                 job.fail(500, kv_failure("Prefill transfer", job, "Aborted by AbortReq."))
 

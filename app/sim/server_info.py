@@ -87,7 +87,7 @@ def server_info(config: SimConfig, port: int, bootstrap_port: int) -> dict[str, 
         "disaggregation_ib_device": None,
         "status": "ready",
         "max_total_num_tokens": config.max_total_tokens,
-        "max_req_input_len": config.context_length - 6,
+        "max_req_input_len": config.max_input_tokens,
         "kv_events": None,
         "internal_states": [
             {
@@ -142,6 +142,12 @@ def _load(config: SimConfig, counts: dict[str, Any], rank: int) -> dict[str, Any
         "total_prefill_busy_us": 0,
         "decode_moments": None,
         **counts,
+        "memory": {
+            "weight_gb": 0.0,
+            "kv_cache_gb": 0.0,
+            "graph_gb": 0.0,
+            "token_capacity": config.max_total_tokens,
+        },
         "disaggregation": {
             "mode": MODES[config.role],
             **queues,

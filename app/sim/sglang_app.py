@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import Callable
 
@@ -13,7 +14,7 @@ from app.sim.counters import Counters
 from app.sim.engine import Engine
 from app.sim.faults import Fault, FaultBook, FaultKind
 from app.sim.generation import Generation
-from app.sim.requests import ROUTES
+from app.sim.refusals import ROUTES, Malformed
 from app.sim.wire import Exchange, Receive, Scope, Send
 
 HEALTH = ("/health", "/health_generate", "/ready")
@@ -105,7 +106,8 @@ class SglangApp:
 
     async def _note(self, exchange: Exchange) -> None:
         if exchange.path in ROUTES:
-            await self._generation.note(exchange)
+            with contextlib.suppress(Malformed):
+                await self._generation.note(exchange)
 
     async def _control(self, exchange: Exchange) -> None:
         path = exchange.path

@@ -18,10 +18,10 @@ from app.clock import Clock
 from app.upstream.failures import BrokenResponse, ConnectFailed
 from app.upstream.http1_connection import Http1Connection
 from app.upstream.http1_exchange import Exchange
-from app.upstream.http1_request import encode_head
+from app.upstream.http1_request import HeaderLines, encode_head, encode_lines
 from app.upstream.http1_response import Head
 
-__all__ = ["Exchange", "Head", "Http1Pool"]
+__all__ = ["Exchange", "Head", "HeaderLines", "Http1Pool", "encode_lines"]
 
 _MAX_SWEEP_S = 1.0
 _MIN_SWEEP_S = 0.01
@@ -104,7 +104,7 @@ class Http1Pool:
         self,
         method: bytes,
         target: bytes,
-        headers: Sequence[tuple[bytes, bytes]],
+        headers: Sequence[tuple[bytes, bytes]] | HeaderLines,
         body: bytes = b"",
         *,
         silence_timeout_s: float,
@@ -115,7 +115,8 @@ class Http1Pool:
         Args:
             method: Such as ``POST``.
             target: Path and query.
-            headers: Without host, content-length and the others that belong to the connection.
+            headers: Without host, content-length and the others that belong to the connection;
+                from :func:`encode_lines` if several requests share them.
             body: Sent as it is, with ``content-length``.
             silence_timeout_s: Longest time without a byte from the worker, before the head and
                 later; ``inf`` for no limit. Found up to half of it, at most 2 s, late.

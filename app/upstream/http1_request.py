@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 _TOKEN_BYTES = b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _TARGET_BYTES = bytes(range(0x21, 0x7F))
@@ -12,11 +13,39 @@ _OWN_HEADERS = frozenset(
 _BODILESS_METHODS = frozenset((b"GET", b"HEAD", b"DELETE", b"OPTIONS"))
 
 
+class HeaderLines(bytes):
+    """Encoded header lines that :func:`encode_lines` has checked; written once, sent often."""
+
+    __slots__ = ()
+
+
+def encode_lines(headers: Sequence[tuple[bytes, bytes]]) -> HeaderLines:
+    """Writes headers as lines.
+
+    Args:
+        headers: None of host, content-length, transfer-encoding, connection, upgrade, expect,
+            which belong to the connection.
+
+    Raises:
+        ValueError: A part would break the framing; the text names the part, never a value.
+    """
+    names = [name for name, _ in headers]
+    if b"" in names or b"".join(names).translate(None, _TOKEN_BYTES):
+        raise ValueError("A header name is not a token.")
+    if not _OWN_HEADERS.isdisjoint([name.lower() for name in names]):
+        raise ValueError("The connection itself sets host, content-length and the like.")
+    lines = b"".join([b"%b: %b\r\n" % header for header in headers])
+    # Every line brings exactly one CR and one LF, so one more of either came in a value.
+    if lines.count(b"\n") != len(names) or lines.count(b"\r") != len(names) or b"\0" in lines:
+        raise ValueError("A header value holds CR, LF or NUL.")
+    return HeaderLines(lines)
+
+
 def encode_head(
     method: bytes,
     target: bytes,
     host_line: bytes,
-    headers: Sequence[tuple[bytes, bytes]],
+    headers: Sequence[tuple[bytes, bytes]] | HeaderLines,
     n_body_bytes: int,
 ) -> bytes:
     """Writes a request head, ``host`` first and ``content-length`` last.
@@ -27,28 +56,23 @@ def encode_head(
         method: A token such as ``POST``.
         target: Path and query, visible ASCII only, beginning with ``/``.
         host_line: The whole host header with its line end.
-        headers: Further headers; none of host, content-length, transfer-encoding,
-            connection, upgrade, expect, which belong to the connection.
+        headers: Further headers, as :func:`encode_lines` takes or gives them.
         n_body_bytes: Length of the body.
 
     Raises:
         ValueError: A part would break the framing; the text names the part, never a value.
     """
+    lines = headers if isinstance(headers, HeaderLines) else encode_lines(headers)
+    start = _start_line(method, target)
+    if n_body_bytes or method not in _BODILESS_METHODS:
+        return b"%b%b%bcontent-length: %d\r\n\r\n" % (start, host_line, lines, n_body_bytes)
+    return b"%b%b%b\r\n" % (start, host_line, lines)
+
+
+@lru_cache(maxsize=256)
+def _start_line(method: bytes, target: bytes) -> bytes:
     if not method or method.translate(None, _TOKEN_BYTES):
         raise ValueError("The request method is not a token.")
     if target[:1] != b"/" or target.translate(None, _TARGET_BYTES):
         raise ValueError("The request target must begin with / and hold visible ASCII only.")
-    names = [name for name, _ in headers]
-    if b"" in names or b"".join(names).translate(None, _TOKEN_BYTES):
-        raise ValueError("A header name is not a token.")
-    if not _OWN_HEADERS.isdisjoint([name.lower() for name in names]):
-        raise ValueError("The connection itself sets host, content-length and the like.")
-    lines = [b"%b: %b\r\n" % header for header in headers]
-    if n_body_bytes or method not in _BODILESS_METHODS:
-        lines.append(b"content-length: %d\r\n" % n_body_bytes)
-    head = b"%b %b HTTP/1.1\r\n%b%b\r\n" % (method, target, host_line, b"".join(lines))
-    # Every line brings exactly one CR and one LF, so one more of either came in a value.
-    n_line_ends = len(lines) + 3
-    if head.count(b"\n") != n_line_ends or head.count(b"\r") != n_line_ends or b"\0" in head:
-        raise ValueError("A header value holds CR, LF or NUL.")
-    return head
+    return b"%b %b HTTP/1.1\r\n" % (method, target)

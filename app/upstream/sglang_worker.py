@@ -13,7 +13,7 @@ import orjson
 import structlog
 
 from app.clock import Clock
-from app.upstream.http1 import Http1Pool
+from app.upstream.http1 import Exchange, HeaderLines, Http1Pool, encode_lines
 from app.upstream.http1_transport import Http1Transport
 from app.upstream.sglang_info import role_conflict, worker_info
 from app.workers.health import ProbeResult
@@ -87,6 +87,24 @@ class SglangWorkerClient:
             timeout=httpx.Timeout(control_timeout_s, connect=connect_timeout_s),
             trust_env=False,
             follow_redirects=False,
+        )
+
+    def leg(
+        self, target: bytes, header_lines: HeaderLines, body: bytes, *, silence_timeout_s: float
+    ) -> Exchange:
+        """Prepare one generation leg, with the worker's own credential.
+
+        Args:
+            target: Path of the route.
+            header_lines: What both legs are sent.
+            body: The whole body.
+            silence_timeout_s: Longest time without a byte from the worker.
+        """
+        if key := self._worker.spec.api_key:
+            credential = encode_lines([(b"authorization", b"Bearer " + key.encode())])
+            header_lines = HeaderLines(header_lines + credential)
+        return self.pool.exchange(
+            b"POST", target, header_lines, body, silence_timeout_s=silence_timeout_s
         )
 
     async def aclose(self) -> None:

@@ -8,6 +8,7 @@ import time
 import uuid
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import lru_cache
 from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, urlsplit
 
@@ -76,6 +77,11 @@ def _bracketed_host(parts: SplitResult, url: str) -> str:
     return host
 
 
+@lru_cache(maxsize=4096)
+def _host_of(url: str) -> str:
+    return _bracketed_host(urlsplit(url), url)
+
+
 def normalise_url(url: str) -> str:
     """Write a worker URL in the one form by which workers are compared.
 
@@ -142,7 +148,7 @@ class WorkerSpec:
     @property
     def host(self) -> str:
         """Host of the URL, IPv6 in brackets: the form sent as ``bootstrap_host``."""
-        return _bracketed_host(urlsplit(self.url), self.url)
+        return _host_of(self.url)
 
     @property
     def engine(self) -> Engine:

@@ -10,6 +10,14 @@ _TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True, slots=True)
+class Spent:
+    """CPU seconds of a process tree since its start: in its own code and in the kernel."""
+
+    user_s: float
+    kernel_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Memory:
     """Resident bytes of a process tree: now, and the highest since the last reset."""
 
@@ -26,14 +34,17 @@ def tree(pid: int) -> list[int]:
     return pids
 
 
-def cpu_s(pid: int) -> float:
-    """Seconds of CPU (user and system, all threads, ended ones and ended children too)."""
-    total = 0
+def spent(pid: int) -> Spent:
+    """CPU of all threads, ended ones and ended children too."""
+    user = kernel = 0
     for one in tree(pid):
         # The command name may hold spaces and brackets: fields count from the last bracket.
-        fields = _read(Path(f"/proc/{one}/stat")).rpartition(")")[2].split()
-        total += sum(int(ticks) for ticks in fields[11:15])
-    return total * _TICK_S
+        fields = [
+            int(x) for x in _read(Path(f"/proc/{one}/stat")).rpartition(")")[2].split()[11:15]
+        ]
+        user += sum(fields[0::2])
+        kernel += sum(fields[1::2])
+    return Spent(user * _TICK_S, kernel * _TICK_S)
 
 
 def memory(pid: int) -> Memory:

@@ -16,13 +16,15 @@ from scenarios import Scenario, write_body
 class Sample:
     """What one run of the load generator against one target showed.
 
-    ``cpu_us`` is CPU of the gateway's processes per request (0 for the stub alone), latencies
+    ``cpu_us`` is CPU of the gateway's processes per request (0 for the stub alone), ``kernel_us``
+    the part of it spent in system calls and on waking others, latencies
     run from the send to the last byte (``first_``: to the first byte), in microseconds.
     """
 
     n_requests: int
     n_events: int
     cpu_us: float
+    kernel_us: float
     rate_per_s: float
     p50_us: float
     p99_us: float
@@ -47,6 +49,7 @@ def median(samples: Sequence[Sample]) -> Sample:
         n_requests=int(middle("n_requests")),
         n_events=int(middle("n_events")),
         cpu_us=middle("cpu_us"),
+        kernel_us=middle("kernel_us"),
         rate_per_s=middle("rate_per_s"),
         p50_us=middle("p50_us"),
         p99_us=middle("p99_us"),
@@ -68,23 +71,22 @@ class Pair:
     def measure_alone(self, scenario: Scenario, seconds: float) -> Sample:
         """The decode stub without a gateway: the floor of every latency."""
         report = self._load(scenario, self.decode.port, seconds)
-        return _sample(report, 0.0, 0, _faults(report))
+        return _sample(report, cpu.Spent(0, 0), 0, _faults(report))
 
     def measure(self, scenario: Scenario, gateway: Gateway, seconds: float) -> Sample:
         """The gateway under load; checks that both stubs saw every request once."""
         cpu.reset_peak(gateway.pid)
-        seen_before, cpu_before_s = self._seen(), cpu.cpu_s(gateway.pid)
+        seen_before, before = self._seen(), cpu.spent(gateway.pid)
         report = self._load(scenario, gateway.port, seconds)
-        cpu_s = cpu.cpu_s(gateway.pid) - cpu_before_s
+        after = cpu.spent(gateway.pid)
+        spent = cpu.Spent(after.user_s - before.user_s, after.kernel_s - before.kernel_s)
         faults = _faults(report)
         n_begun = report["n_ok"] + report["n_errors"] + report["n_unfinished"]
-        for role, after, before in zip(
-            ("prefill", "decode"), self._seen(), seen_before, strict=True
-        ):
-            seen = {name: after[name] - before[name] for name in ("requests", "rooms")}
+        for role, now, then in zip(("prefill", "decode"), self._seen(), seen_before, strict=True):
+            seen = {name: now[name] - then[name] for name in ("requests", "rooms")}
             if seen != {"requests": n_begun, "rooms": n_begun}:
                 faults.append(f"{n_begun} requests, but the {role} stub saw {seen}")
-        return _sample(report, cpu_s, cpu.memory(gateway.pid).peak_bytes, faults)
+        return _sample(report, spent, cpu.memory(gateway.pid).peak_bytes, faults)
 
     def _seen(self) -> tuple[dict[str, Any], dict[str, Any]]:
         return self.prefill.ask("GET", "/stub/stats"), self.decode.ask("GET", "/stub/stats")
@@ -107,12 +109,15 @@ def _faults(report: dict[str, Any]) -> list[str]:
     return [f"{n_bad} requests failed or never ended: {report['error']}"] if n_bad else []
 
 
-def _sample(report: dict[str, Any], cpu_s: float, peak_bytes: int, faults: Sequence[str]) -> Sample:
+def _sample(
+    report: dict[str, Any], spent: cpu.Spent, peak_bytes: int, faults: Sequence[str]
+) -> Sample:
     n = max(report["n_ok"], 1)
     return Sample(
         n_requests=n,
         n_events=report["n_events"],
-        cpu_us=cpu_s * 1e6 / n,
+        cpu_us=(spent.user_s + spent.kernel_s) * 1e6 / n,
+        kernel_us=spent.kernel_s * 1e6 / n,
         rate_per_s=n / report["elapsed_s"],
         p50_us=report["p50_us"],
         p99_us=report["p99_us"],

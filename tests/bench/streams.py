@@ -38,14 +38,15 @@ def main() -> int:
             decode = bench.start_stub("decode", "--interval-us", str(int(1e6 / asked.rate)))
             name = "smg" if asked.smg else "tandem"
             gateway = bench.start_gateway(name, asked.smg or sys.executable, prefill, decode)
-            cpu_before_s = cpu.cpu_s(gateway.pid)
+            before = cpu.spent(gateway.pid)
             outcome, resident = _hold(bench, gateway, asked)
-            cpu_s = cpu.cpu_s(gateway.pid) - cpu_before_s
+            spent = cpu.spent(gateway.pid)
             faults = _faults(outcome, resident, [prefill, decode])
             peak_bytes = cpu.memory(gateway.pid).peak_bytes
     except BenchFailed as failure:
         print(f"streams: {failure}", file=sys.stderr)
         return 2
+    cpu_s = spent.user_s + spent.kernel_s - before.user_s - before.kernel_s
     n_events = max(outcome["n_events"], 1)
     print(
         f"{outcome['n_ok']} streams, {n_events} events in {outcome['elapsed_s']:.0f} s, "

@@ -8,10 +8,11 @@ import orjson
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from app.dispatch.whole_events import WholeEvents
 from app.protocol.fan_out_merge import FanOutStream, merge_replies
-from app.protocol.reply_faults import FaultWatch, find_abort
+from app.protocol.reply_faults import find_fault
 from app.protocol.routes import Route
-from app.protocol.sse import EventSplitter, StreamTail
+from app.protocol.sse import EventSplitter
 
 PIECES = st.sampled_from(
     [b"data: a", b"data: [DONE]", b"data:[DONE]", b"\n", b"\r", b"\n\n", b"\r\n\r\n", b": c", b"{}"]
@@ -39,26 +40,26 @@ def test_events_of_any_split(stream: bytes, cuts: list[int]) -> None:
 
 @given(STREAMS, CUTS)
 @settings(max_examples=200, deadline=None)
-def test_tail_is_naive_tail(stream: bytes, cuts: list[int]) -> None:
-    """The tail knows what a search in the whole stream finds."""
-    tail = StreamTail()
-    for chunk in split(stream, cuts):
-        tail.feed(chunk)
-    unix = stream.replace(b"\r\n", b"\n")
-    assert (unix.endswith(b"\n\n") or not stream) == tail.at_event_border
-    expected = unix.endswith((b"data: [DONE]\n\n", b"data:[DONE]\n\n"))
-    assert expected == tail.ended_with_done
+def test_whole_events_are_naive_events(stream: bytes, cuts: list[int]) -> None:
+    """What was passed on ends where a search in the whole stream finds the last border."""
+    events = WholeEvents()
+    out = b"".join(events.feed(chunk) for chunk in split(stream, cuts))
+    unix = out.replace(b"\r\n", b"\n")
+    assert stream.startswith(out)
+    assert unix.endswith(b"\n\n") or not out
+    assert b"\n\n" not in stream[len(out) :].replace(b"\r\n", b"\n")
+    # Blank lines beyond the border are no event.
+    assert unix.rstrip().endswith(b"data: [DONE]") == events.ended_with_done
 
 
 @given(st.lists(st.sampled_from(["abort", "stop", None]), max_size=6), CUTS)
 @settings(max_examples=100, deadline=None)
 def test_faults_of_any_split(reasons: list[str | None], cuts: list[int]) -> None:
-    """A watch finds a fault in pieces exactly when the whole stream holds one."""
+    """A fault is found in the whole events of any pieces exactly when the stream holds one."""
     events = [orjson.dumps({"choices": [{"finish_reason": reason}]}) for reason in reasons]
     stream = b"".join(b"data: " + event + b"\n\n" for event in events)
-    watch = FaultWatch()
-    found = [message for chunk in split(stream, cuts) if (message := watch.feed(chunk))]
-    assert (find_abort(stream) is not None) == bool(found)
+    events_of = WholeEvents()
+    found = [fault for chunk in split(stream, cuts) if (fault := find_fault(events_of.feed(chunk)))]
     assert ("abort" in reasons) == bool(found)
 
 

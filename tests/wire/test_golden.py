@@ -8,6 +8,7 @@ from typing import Any
 import orjson
 import pytest
 
+from app.dispatch.whole_events import WholeEvents
 from app.errors import InvalidRequest
 from app.protocol import sse
 from app.protocol.bootstrap import members
@@ -16,7 +17,7 @@ from app.protocol.fan_out_merge import FanOutStream, merge_replies
 from app.protocol.logprob_merge import LogprobMerger, merge_prompt_logprobs
 from app.protocol.peer_blame import is_peer_death
 from app.protocol.problem import message_of
-from app.protocol.reply_faults import FaultWatch, abort_in_body
+from app.protocol.reply_faults import fault_in_body, find_fault
 from app.protocol.routes import Route
 from app.protocol.usage import cached_from_prefill, patch_event, patch_whole
 
@@ -37,17 +38,17 @@ def test_streams_are_cut_alike(samples: Any, size: int) -> None:
         if not answer.is_stream:
             continue
         n_streams += 1
-        splitter, tail = sse.EventSplitter(), sse.StreamTail()
+        splitter, events = sse.EventSplitter(), WholeEvents()
         data: list[bytes] = []
         for at in range(0, len(answer.body), size):
             chunk = answer.body[at : at + size]
-            tail.feed(chunk)
+            events.feed(chunk)
             data += [sse.data_of(event) for event in splitter.feed(chunk)]
         assert data[-1] == sse.DONE_DATA
         assert [json.loads(text) for text in data[:-1]] == answer.documents
         assert splitter.pending == b""
-        assert tail.ended_with_done
-        assert tail.at_event_border
+        assert events.ended_with_done
+        assert not events.has_rest
     assert n_streams >= 6
 
 
@@ -88,11 +89,10 @@ def test_aborts_inside_good_answers(samples: Any) -> None:
         if answer.status != 200 or not answer.body.startswith((b"{", b"[", b"data: ")):
             continue
         if answer.is_stream:
-            watch = FaultWatch()
-            found = [watch.feed(bytes([byte])) for byte in answer.body]
-            if any(found):
+            events = WholeEvents()
+            if any(find_fault(events.feed(bytes([byte]))) for byte in answer.body):
                 faulty.append(name)
-        elif abort_in_body(answer.documents[0]):
+        elif fault_in_body(answer.documents[0]):
             faulty.append(name)
     assert faulty == ["aborted_running.decode", "aborted_running_stream.decode"]
 

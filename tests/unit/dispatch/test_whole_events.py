@@ -7,8 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.dispatch import whole_events
-from app.dispatch.whole_events import WholeEvents
-from app.errors import InternalError
+from app.dispatch.whole_events import EventTooLong, WholeEvents
 
 STREAM = b'data: {"a":"x\\n\\ny"}\n\ndata: {"b":2}\n\ndata: [DONE]\n\n'
 
@@ -35,12 +34,15 @@ def test_a_cut_event_is_held_back() -> None:
     assert not events.ended_with_done
 
 
-def test_crlf_borders_count() -> None:
-    """Carriage returns do not hide a border."""
+@pytest.mark.parametrize("border", [b"\r\n\r\n", b"\n\r\n", b"\r\n\n"])
+def test_crlf_borders_count(border: bytes) -> None:
+    """Carriage returns do not hide a border, within a chunk or at its end."""
     events = WholeEvents()
 
-    assert events.feed(b"data: [DONE]\r\n\r\nda") == b"data: [DONE]\r\n\r\n"
+    assert events.feed(b"data: 1" + border + b"da") == b"data: 1" + border
+    assert events.feed(b"ta: [DONE]" + border) == b"data: [DONE]" + border
     assert events.ended_with_done
+    assert not events.has_rest
 
 
 def test_done_inside_a_text_is_not_the_end() -> None:
@@ -55,5 +57,5 @@ def test_an_endless_event_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is held back is bounded."""
     monkeypatch.setattr(whole_events, "MAX_EVENT_BYTES", 10)
 
-    with pytest.raises(InternalError):
+    with pytest.raises(EventTooLong):
         WholeEvents().feed(b"x" * 11)

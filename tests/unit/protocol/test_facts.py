@@ -236,11 +236,33 @@ def test_client_rid_batch() -> None:
 
 
 def test_prompt_logprobs_only_on_generate() -> None:
-    """Only generate's ``return_logprob`` asks for prefill's logprobs."""
-    assert generate(text="a", return_logprob=True).wants_prompt_logprobs
-    assert generate(text=["a", "b"], return_logprob=[False, True]).wants_prompt_logprobs
-    assert not generate(text="a").wants_prompt_logprobs
-    assert not chat(logprobs=True).wants_prompt_logprobs
+    """Only generate asks for prefill's logprobs."""
+    assert not chat(logprobs=True, logprob_start_len=0).wants_prompt_logprobs
+
+
+@pytest.mark.parametrize(
+    ("flags", "starts", "is_wanted"),
+    [
+        (True, 0, True),
+        (True, 3, True),
+        (True, None, False),
+        (True, -1, False),
+        (True, "0", False),
+        (False, 0, False),
+        (None, 0, False),
+        ([False, True], 0, True),
+        ([False, True], [0, -1], False),
+        ([False, True], [-1, 0], True),
+        ([False, False], 0, False),
+        (True, [-1, 2], True),
+        (True, [-1, -1], False),
+        ([True], [], False),
+    ],
+)
+def test_prompt_logprobs_start_in_the_prompt(flags: Any, starts: Any, is_wanted: bool) -> None:
+    """Without a place to start from, or from -1, the engine gives the output's only."""
+    facts = generate(text=["a", "b"], return_logprob=flags, logprob_start_len=starts)
+    assert is_wanted is facts.wants_prompt_logprobs
 
 
 def test_generate_budget_of_a_list() -> None:

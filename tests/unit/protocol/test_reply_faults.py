@@ -5,56 +5,60 @@ from __future__ import annotations
 import orjson
 import pytest
 
-from app.protocol.reply_faults import FaultWatch, abort_in_body, find_abort, is_error_event
-from app.protocol.sse import DONE, encode
+from app.protocol.reply_faults import Fault, fault_in_body, find_fault
+from app.protocol.sse import encode
 
 CHAT_ABORT = orjson.dumps({"choices": [{"index": 0, "delta": {}, "finish_reason": "abort"}]})
-GENERATE_ABORT = orjson.dumps(
-    {"text": "a", "meta_info": {"finish_reason": {"type": "abort", "message": "Aborted"}}}
-)
-ERROR = b'{"error":{"object":"error","message":"boom","type":"X","param":null,"code":500}}'
 WORD = orjson.dumps({"choices": [{"index": 0, "delta": {"content": "abort"}}]})
 QUOTED = orjson.dumps({"text": '"finish_reason":"abort"', "meta_info": {"finish_reason": None}})
 
 
+def generate_abort(status: object) -> bytes:
+    """An event of /generate whose generation was aborted."""
+    reason = {"type": "abort", "message": "Aborted", "status_code": status, "err_type": None}
+    return orjson.dumps({"text": "a", "meta_info": {"finish_reason": reason}})
+
+
+def error(code: object) -> bytes:
+    """An event of the OpenAI routes that reports a failure."""
+    return orjson.dumps({"error": {"object": "error", "message": "boom", "code": code}})
+
+
 @pytest.mark.parametrize(
-    ("data", "message"),
+    ("data", "fault"),
     [
-        (CHAT_ABORT, "The worker ended the generation with finish reason 'abort'."),
-        (GENERATE_ABORT, "Aborted"),
-        (ERROR, "boom"),
+        (CHAT_ABORT, Fault("The worker ended the generation with finish reason 'abort'.", None)),
+        (generate_abort(None), Fault("Aborted", None)),
+        (generate_abort(500), Fault("Aborted", 500)),
+        (error(503), Fault("boom", 503)),
+        (error(400), Fault("boom", 400)),
+        (error(200), Fault("boom", None)),
+        (error("context_length_exceeded"), Fault("boom", None)),
+        (error(True), Fault("boom", None)),
+        (b'{"object":"error","message":"boom","code":422}', Fault("boom", 422)),
+        (b'{"error":"boom"}', Fault("boom", None)),
+        (b'{"error":{"code":500}}', Fault("The worker reported an error without a message.", 500)),
         (WORD, None),
         (QUOTED, None),
         (b"[DONE]", None),
         (b'{"error":null}', None),
     ],
 )
-def test_find_abort(data: bytes, message: str | None) -> None:
-    """Aborts and errors are found, words that look like them are not."""
-    assert message == find_abort(encode(WORD) + encode(data))
+def test_find_fault(data: bytes, fault: Fault | None) -> None:
+    """Aborts and errors are found with the status they name, words that look alike are not."""
+    assert fault == find_fault(encode(WORD) + encode(data))
 
 
-@pytest.mark.parametrize("size", [1, 7, 10_000])
-@pytest.mark.parametrize("border", [b"\n\n", b"\r\n\r\n"])
-def test_fault_watch(size: int, border: bytes) -> None:
-    """A fault is found once its event is complete, whatever the chunks were."""
-    stream = (encode(WORD) + encode(GENERATE_ABORT) + DONE).replace(b"\n\n", border)
-    watch = FaultWatch()
-    chunks = [stream[start : start + size] for start in range(0, len(stream), size)]
-    assert ["Aborted"] == [found for chunk in chunks if (found := watch.feed(chunk))]
-
-
-def test_abort_in_body() -> None:
+def test_fault_in_body() -> None:
     """Whole bodies are looked through, lists too."""
     item = {"text": "a", "meta_info": {"finish_reason": {"type": "stop"}}}
-    assert "Aborted" == abort_in_body([item, orjson.loads(GENERATE_ABORT)])
-    assert abort_in_body([item]) is None
-    assert abort_in_body("text") is None
-    assert "m" == abort_in_body({"object": "error", "message": "m"})
+    assert Fault("Aborted", 500) == fault_in_body([item, orjson.loads(generate_abort(500))])
+    assert fault_in_body([item]) is None
+    assert fault_in_body("text") is None
 
 
-def test_is_error_event() -> None:
-    """Only an error object is an error event."""
-    assert "boom" == is_error_event(ERROR)
-    assert is_error_event(CHAT_ABORT) is None
-    assert is_error_event(b'{"error"') is None
+def test_message_is_bounded() -> None:
+    """A worker cannot make an error of any size."""
+    fault = fault_in_body({"error": {"message": "x" * 10_000}})
+    assert fault is not None
+    assert 4096 == len(fault.message)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from app.protocol.sse import DONE, EventSplitter, StreamTail, data_of, encode
+from app.protocol.sse import EventSplitter, data_of, encode
 
 
 def test_splitter_keeps_what_is_cut() -> None:
@@ -35,27 +35,3 @@ def test_data_of(event: bytes, data: bytes) -> None:
 def test_encode_and_split() -> None:
     """What is encoded is read back."""
     assert [b'{"a":1}'] == [data_of(event) for event in EventSplitter().feed(encode(b'{"a":1}'))]
-
-
-@pytest.mark.parametrize(
-    ("stream", "done", "border"),
-    [
-        (b"", False, True),
-        (b"data: a", False, False),
-        (b"data: a\n", False, False),
-        (b"data: a\n\n", False, True),
-        (b"data: a\r\n\r\n", False, True),
-        (b"data: a\n\n" + DONE, True, True),
-        (b"data: [DONE]\r\n\r\n", True, True),
-        (b"data:[DONE]\n\n", True, True),
-        (b"data: [DONE]\n", False, False),
-        (b'data: "data: [DONE]"\n\n', False, True),
-    ],
-)
-@pytest.mark.parametrize("size", [1, 3, 100])
-def test_stream_tail(stream: bytes, done: bool, border: bool, size: int) -> None:
-    """The end of a stream is known whatever the chunks were."""
-    tail = StreamTail()
-    for start in range(0, len(stream), size):
-        tail.feed(stream[start : start + size])
-    assert (done, border) == (tail.ended_with_done, tail.at_event_border)

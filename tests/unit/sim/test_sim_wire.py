@@ -62,6 +62,7 @@ async def test_prefill_answers_one_token_and_decode_all(
         "cached_tokens_details",
         "dp_rank",
         "e2e_latency",
+        "response_sent_to_client_ts",
     ]
     assert meta["finish_reason"] == {"type": "length", "length": 0}
     assert meta["completion_tokens"] == 1
