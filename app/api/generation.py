@@ -11,8 +11,9 @@ import asyncio
 
 from starlette.types import Receive, Scope, Send
 
+from app.api.leaving import leaving
 from app.api.problem import send_problem
-from app.api.relay import Relay, leave_with_client
+from app.api.relay import Relay
 from app.dispatch.pd_router import PDRouter
 from app.dispatch.reply import Prepared
 from app.errors import BodyTooLarge, ClientGone, GatewayError
@@ -50,9 +51,8 @@ class GenerationEndpoint:
         state["log"] = prepared.notes
         try:
             async with asyncio.TaskGroup() as request:
-                leaving = request.create_task(leave_with_client(receive))
-                await self._answer(prepared, request, scope, send)
-                leaving.cancel()
+                with leaving(state, receive, request):
+                    await self._answer(prepared, request, scope, send)
         except* ClientGone:
             prepared.notes["outcome"] = "client_gone"
 

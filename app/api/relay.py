@@ -6,10 +6,10 @@ first byte an error can only be one SSE error event, and the stream ends without
 
 from __future__ import annotations
 
-from starlette.types import Receive, Send
+from starlette.types import Send
 
 from app.dispatch.reply import Reply
-from app.errors import ClientGone, GatewayError
+from app.errors import GatewayError
 from app.protocol.problem import error_event
 
 EVENT_STREAM = b"text/event-stream"
@@ -64,17 +64,3 @@ class Relay:
     async def _body(self, body: bytes, *, more: bool) -> None:
         self.n_bytes += len(body)
         await self._send({"type": "http.response.body", "body": body, "more_body": more})
-
-
-async def leave_with_client(receive: Receive) -> None:
-    """Waits until the client has left.
-
-    uvicorn's ``send`` after a disconnect is a silent no-op (ASGI 2.3), so somebody has to listen,
-    or the workers would generate for nobody.
-
-    Raises:
-        ClientGone: Always, in the end.
-    """
-    while (await receive())["type"] != "http.disconnect":
-        pass
-    raise ClientGone

@@ -26,12 +26,19 @@ class _Protocol(HttpToolsProtocol):
 
 
 class Listener:
-    """Serves an ASGI application on one port."""
+    """Serves an ASGI application on one port.
 
-    def __init__(self, app: Any, host: str) -> None:
+    Args:
+        app: The application.
+        host: Where.
+        protocol: Another protocol than a simulated worker's.
+    """
+
+    def __init__(self, app: Any, host: str, protocol: type[HttpToolsProtocol] = _Protocol) -> None:
         self._host = host
+        self._protocol = protocol
         self._config = uvicorn.Config(
-            app, http=_Protocol, ws="none", lifespan="off", log_config=None, access_log=False
+            app, http=protocol, ws="none", lifespan="off", log_config=None, access_log=False
         )
         self._config.load()
         self._state = ServerState()
@@ -58,7 +65,7 @@ class Listener:
             listening.close()
             raise
         self._server = await loop.create_server(
-            lambda: _Protocol(self._config, self._state, {}), sock=listening, backlog=2048
+            lambda: self._protocol(self._config, self._state, {}), sock=listening, backlog=2048
         )
         bound: int = listening.getsockname()[1]
         return bound

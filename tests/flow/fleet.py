@@ -15,7 +15,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from app.client_protocol import ClientProtocol
 from app.gateway import Gateway
 from app.main import create_app
 from app.settings import PrefillUrl, Settings
@@ -168,7 +170,10 @@ async def until(is_so: Callable[[], object], describe: Callable[[], object] | No
 
 @asynccontextmanager
 async def serving(
-    prefills: Sequence[AnyWorker], decodes: Sequence[AnyWorker], **settings: Any
+    prefills: Sequence[AnyWorker],
+    decodes: Sequence[AnyWorker],
+    protocol: type[HttpToolsProtocol] = ClientProtocol,
+    **settings: Any,
 ) -> AsyncIterator[Fleet]:
     """Runs a gateway whose workers are all ready, and afterwards looks for leftovers."""
     app = create_app(
@@ -185,7 +190,7 @@ async def serving(
         )
     )
     gateway: Gateway = app.state.gateway
-    listener = Listener(app, "127.0.0.1")
+    listener = Listener(app, "127.0.0.1", protocol)
     async with app.router.lifespan_context(app):
         port = await listener.start(0)
         try:

@@ -9,7 +9,9 @@ from contextlib import AsyncExitStack, ExitStack, contextmanager
 from typing import Any
 
 import pytest
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from app.client_protocol import ClientProtocol
 from app.sim import Fault, FaultKind, SglangSim, sim_pair
 from app.sim.wire import Exchange
 from tests.flow.fleet import CHAT, COMPLETIONS, GENERATE, Fleet, body_of, serving, until
@@ -23,10 +25,11 @@ LONG: dict[str, dict[str, Any]] = {CHAT: {"messages": [{"role": "user", "content
 LONG |= {COMPLETIONS: {"prompt": LONG_PROMPT}, GENERATE: {"text": LONG_PROMPT}}
 
 
-async def fleet_of(stack: AsyncExitStack, **sims: Any) -> Fleet:
-    """A gateway before a simulated pair."""
+async def fleet_of(stack: AsyncExitStack, *, is_plain: bool = False, **sims: Any) -> Fleet:
+    """A gateway before a simulated pair; ``is_plain``: under uvicorn's own protocol."""
     pair = await stack.enter_async_context(sim_pair(disconnect_notice_s=60.0, **sims))
-    return await stack.enter_async_context(serving([pair[0]], [pair[1]]))
+    protocol = HttpToolsProtocol if is_plain else ClientProtocol
+    return await stack.enter_async_context(serving([pair[0]], [pair[1]], protocol))
 
 
 async def leave_when(
@@ -52,9 +55,12 @@ def rids(worker: SglangSim) -> list[str]:
 
 @BOTH
 @pytest.mark.parametrize("route", [CHAT, COMPLETIONS, GENERATE])
-async def test_during_prefill(stack: AsyncExitStack, route: str, stream: bool) -> None:
+@pytest.mark.parametrize("is_plain", [False, True], ids=["ours", "uvicorn"])
+async def test_during_prefill(
+    stack: AsyncExitStack, route: str, stream: bool, is_plain: bool
+) -> None:
     """Both legs are aborted by id; on /generate decode has sent its head by then."""
-    fleet = await fleet_of(stack, **SLOW_PREFILL)
+    fleet = await fleet_of(stack, is_plain=is_plain, **SLOW_PREFILL)
     (prefill,), (decode,) = fleet.prefills, fleet.decodes
     body = body_of(route, stream=stream, **LONG[route])
     await leave_when(fleet, route, body, lambda: prefill.n_rooms and decode.n_active)

@@ -22,7 +22,10 @@ SILENCE_S = 0.25
 async def impatient(stack: AsyncExitStack) -> Fleet:
     """A gateway that waits a quarter of a second only."""
     pair = await stack.enter_async_context(sim_pair())
-    settings = {"request_timeout_secs": SILENCE_S, "health_check_timeout_secs": 1.0}
+    settings: dict[str, Any] = {
+        "request_timeout_secs": SILENCE_S,
+        "health_check_timeout_secs": 1.0,
+    }
     return await stack.enter_async_context(serving([pair[0]], [pair[1]], **settings))
 
 
