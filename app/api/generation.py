@@ -20,6 +20,10 @@ from app.errors import BodyTooLarge, ClientGone, GatewayError
 from app.protocol.facts import peek
 from app.protocol.routes import Route
 
+MAX_FAN_OUT_BYTES = 64 * 1024 * 1024
+"""Every choice of a request is sent the whole body, so this bounds all of them together."""
+MAX_LOGGED_MODEL_CHARS = 200
+
 
 class GenerationEndpoint:
     """One generation route.
@@ -40,6 +44,12 @@ class GenerationEndpoint:
         try:
             body = await read_body(scope, receive, self._max_body_bytes)
             facts = peek(self._route, body)
+            if facts.n > 1 and facts.n * len(body) > MAX_FAN_OUT_BYTES:
+                raise BodyTooLarge(
+                    f"With n = {facts.n} the body may have {MAX_FAN_OUT_BYTES // facts.n} bytes: "
+                    "every choice is sent it whole.",
+                    param="n",
+                )
         except ClientGone:
             return
         except GatewayError as error:
@@ -47,7 +57,8 @@ class GenerationEndpoint:
             return
         state = scope.get("state", {})
         prepared = self._router.prepare(facts, body, scope["headers"], state.get("request_id", ""))
-        prepared.notes.update(model=facts.model, stream=facts.stream)
+        model = facts.model and facts.model[:MAX_LOGGED_MODEL_CHARS]
+        prepared.notes.update(model=model, stream=facts.stream)
         state["log"] = prepared.notes
         try:
             async with asyncio.TaskGroup() as request:
@@ -79,7 +90,7 @@ async def read_body(scope: Scope, receive: Receive, max_body_bytes: int) -> byte
         ClientGone: The client left before its end.
     """
     for name, value in scope["headers"]:
-        if name == b"content-length" and value.isdigit() and int(value) > max_body_bytes:
+        if name == b"content-length" and value.isdigit() and _is_over(value, max_body_bytes):
             raise _too_large(max_body_bytes)
     message = await receive()
     if message["type"] == "http.request" and not message.get("more_body", False):
@@ -100,6 +111,12 @@ async def read_body(scope: Scope, receive: Receive, max_body_bytes: int) -> byte
         if not message.get("more_body", False):
             return b"".join(parts)
         message = await receive()
+
+
+def _is_over(digits: bytes, limit: int) -> bool:
+    # Python refuses to read thousands of digits, even zeros.
+    digits = digits.lstrip(b"0")
+    return len(digits) > 20 or int(digits or b"0") > limit
 
 
 def _too_large(max_body_bytes: int) -> BodyTooLarge:

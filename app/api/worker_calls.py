@@ -97,6 +97,8 @@ def json_of(answer: Answer, worker: Worker) -> Any:
             return without_secrets(orjson.loads(answer.body))
         except orjson.JSONDecodeError:
             text = "the answer is not JSON"
+        except RecursionError:
+            text = "the answer is nested too deeply"
     raise LegRejected(
         f"The worker {worker.spec.url} answered {answer.status}: {text}",
         leg=leg_of(worker),

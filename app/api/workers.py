@@ -8,11 +8,19 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 from pydantic import ValidationError
+from starlette.requests import ClientDisconnect
 
 from app.api.parts import GatewayParts, Parts
 from app.api.problem import invalid_request
 from app.api.worker_views import EXAMPLE, NewWorker, list_view, to_spec, view
-from app.errors import BodyTooLarge, InvalidRequest, NotOffered, WorkerExists, WorkerNotFound
+from app.errors import (
+    BodyTooLarge,
+    ClientGone,
+    InvalidRequest,
+    NotOffered,
+    WorkerExists,
+    WorkerNotFound,
+)
 from app.workers.registry import DuplicateWorker
 from app.workers.worker import Worker
 
@@ -133,8 +141,11 @@ def _find(gateway: Parts, worker_id: str) -> Worker:
 
 async def _read_body(request: Request) -> bytes:
     body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_BODY_BYTES:
-            raise BodyTooLarge(f"A worker's description is at most {MAX_BODY_BYTES} bytes.")
+    try:
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > MAX_BODY_BYTES:
+                raise BodyTooLarge(f"A worker's description is at most {MAX_BODY_BYTES} bytes.")
+    except ClientDisconnect:
+        raise ClientGone from None
     return bytes(body)

@@ -96,7 +96,9 @@ class CompletedEventStream(EventStream):
             self._merger = _merger(await self._call.wait_for_prefill())
         events = await super().__anext__()
         return b"".join(
-            encode(self._complete(data_of(event))) for event in self._splitter.feed(events)
+            encode(self._complete(data))
+            for event in self._splitter.feed(events)
+            if (data := data_of(event))
         )
 
     def _complete(self, data: bytes) -> bytes:

@@ -69,7 +69,7 @@ def from_status(head: Head, body: bytes, leg: Leg, worker: Worker) -> LegRejecte
     retry_after_s = None
     for name, value in head.headers:
         if name == b"retry-after" and value.isdigit():
-            retry_after_s = min(int(value), 3600)
+            retry_after_s = min(int(value[:9]), 3600)
     text = message_of(body) or f"status {head.status} without a text"
     return LegRejected(
         text,

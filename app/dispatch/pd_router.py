@@ -13,6 +13,7 @@ from app.clock import Clock
 from app.dispatch import fan_out
 from app.dispatch.answers import CompletedEventStream, EventStream, whole_body
 from app.dispatch.blame import Blame
+from app.dispatch.client_rids import ClientRids
 from app.dispatch.headers import for_client, for_workers
 from app.dispatch.reply import Prepared, RawHeaders, Reply
 from app.dispatch.retry import Attempts
@@ -48,6 +49,7 @@ class PDRouter:
         self._max_attempts = max_attempts
         self._retry_deadline_s = retry_deadline_s
         self._now_s = now_s
+        self._client_rids = ClientRids()
 
     def prepare(
         self, facts: RequestFacts, body: bytes, client_headers: RawHeaders, request_id: str
@@ -79,35 +81,37 @@ class PDRouter:
             GatewayError: Nothing was relayed, or a leg failed while relaying.
         """
         attempts = Attempts(self._max_attempts, self._retry_deadline_s, self._now_s)
-        while True:
-            grant = await self._choose_next(prepared, attempts)
-            calls = self._calls(grant, prepared, is_first=attempts.n_started == 1)
-            outcome = Outcome.CANCELLED
-            reply: Reply | None = None
-            try:
+        with self._client_rids.hold(prepared.facts.client_rid):
+            while True:
+                grant = await self._choose_next(prepared, attempts)
+                calls: list[SglangCall] = []
+                outcome = Outcome.CANCELLED
+                reply: Reply | None = None
                 try:
-                    reply = await self._start(calls, grant, prepared, legs)
-                except WorkerError as error:
-                    outcome = Outcome.FAILED
-                    settled = await self._settle(error, calls, grant, prepared)
-                    if attempts.may_follow(settled):
-                        continue
-                    raise settled from error
-                try:
-                    yield reply
-                except WorkerError as error:
-                    outcome = Outcome.FAILED
-                    raise await self._settle(error, calls, grant, prepared) from error
-                outcome = Outcome.OK
-                late = next((c.prefill_error for c in calls if c.prefill_error), None)
-                self._blame.succeeded(grant.pair, late)
-                return
-            finally:
-                if reply is not None and reply.close is not None:
-                    reply.close()
-                for call in calls:
-                    call.finish(is_ok=outcome is Outcome.OK)
-                self._tools.scheduler.done(grant, outcome)
+                    calls = self._calls(grant, prepared, is_first=attempts.n_started == 1)
+                    try:
+                        reply = await self._start(calls, grant, prepared, legs)
+                    except WorkerError as error:
+                        outcome = Outcome.FAILED
+                        settled = await self._settle(error, calls, grant, prepared)
+                        if attempts.may_follow(settled):
+                            continue
+                        raise settled from error
+                    try:
+                        yield reply
+                    except WorkerError as error:
+                        outcome = Outcome.FAILED
+                        raise await self._settle(error, calls, grant, prepared) from error
+                    outcome = Outcome.OK
+                    late = next((c.prefill_error for c in calls if c.prefill_error), None)
+                    self._blame.succeeded(grant.pair, late)
+                    return
+                finally:
+                    if reply is not None and reply.close is not None:
+                        reply.close()
+                    for call in calls:
+                        call.finish(is_ok=outcome is Outcome.OK)
+                    self._tools.scheduler.done(grant, outcome)
 
     async def _settle(
         self, error: WorkerError, calls: list[SglangCall], grant: Grant, prepared: Prepared
@@ -136,6 +140,7 @@ class PDRouter:
 
     def _calls(self, grant: Grant, prepared: Prepared, *, is_first: bool) -> list[SglangCall]:
         patches = prepared.facts.fan_out_patches
+        grant.n_prefills_left = max(1, len(patches))
         if not patches:
             return [SglangCall(grant, prepared, b"", self._tools, keep_rid=is_first)]
         return [

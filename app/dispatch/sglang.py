@@ -74,6 +74,7 @@ class SglangCall:
         self._prefill_ended = asyncio.Event()
         self._is_proven = False
         self._is_finished = False
+        self._is_prefill_counted = False
         self._follower: asyncio.Task[None] | None = None
         self.prefill_error: WorkerError | None = None
         self.prefill_body: bytes | None = None
@@ -119,7 +120,13 @@ class SglangCall:
             WorkerError: A leg failed before anything was worth relaying.
         """
         await self.connect()
-        self._follower = legs.create_task(self._follow_prefill())
+        following = self._follow_prefill()
+        try:
+            self._follower = legs.create_task(following)
+        except RuntimeError:
+            # The request's group is ending and this child will be cancelled in a moment.
+            following.close()
+            raise asyncio.CancelledError from None
         try:
             first = await self._first_of_decode()
         except UpstreamError as failure:
@@ -130,7 +137,7 @@ class SglangCall:
                 await self._hold()
             raise
         self._is_proven = self._facts.batch is None
-        self._tools.scheduler.prefill_ended(self._grant)
+        self._end_prefill_if_through()
         await self._hold()
         return first
 
@@ -145,7 +152,10 @@ class SglangCall:
         first = b""
         # Comments prove nothing, and neither does a page that is no event stream at all.
         while not first.startswith(b"data:") and b"\ndata:" not in first:
-            first += await self.next_events()
+            events = await self.next_events()
+            if not events:
+                raise self._broken("ended the stream before its first event")
+            first += events
         if self._events.ended_with_done and first.count(b"data:") == 1:
             raise self._broken("ended the stream before its first event")
         return first
@@ -227,7 +237,16 @@ class SglangCall:
         except WorkerError as error:
             self._fail_prefill(error)
         self._prefill_ended.set()
-        self._tools.scheduler.prefill_ended(self._grant)
+        self._end_prefill_if_through()
+
+    def _end_prefill_if_through(self) -> None:
+        """Gives prefill's lease back with the last child, and the last item of a batch."""
+        needs_answer = not self._is_proven or self._facts.wants_prompt_logprobs
+        if not self._is_prefill_counted and (self._prefill_ended.is_set() or not needs_answer):
+            self._is_prefill_counted = True
+            self._grant.n_prefills_left -= 1
+            if self._grant.n_prefills_left <= 0:
+                self._tools.scheduler.prefill_ended(self._grant)
 
     def _fail_prefill(self, error: WorkerError) -> None:
         self.prefill_error = error

@@ -65,7 +65,14 @@ def configure(level: str, *, is_json: bool, stream: TextIO | None = None) -> Non
     if is_json:
         last = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(_dump_json)]
     elif out.isatty():
-        last = [structlog.dev.ConsoleRenderer(colors=True, timestamp_key="time")]
+        last = [
+            structlog.dev.ConsoleRenderer(
+                colors=True,
+                timestamp_key="time",
+                # rich would print every local: keys, headers, bodies.
+                exception_formatter=structlog.dev.plain_traceback,
+            )
+        ]
     else:
         last = [structlog.processors.format_exc_info, _render_text]
     structlog.configure(

@@ -60,11 +60,16 @@ class Pair:
 
 @dataclass(slots=True)
 class Grant:
-    """A pair with its leases, to be given back by ``done``."""
+    """A pair with its leases, to be given back by ``done``.
+
+    Attributes:
+        n_prefills_left: Prefill legs that still run; the lease ends with the last of them.
+    """
 
     pair: Pair
     prefill_lease: Lease
     decode_lease: Lease
+    n_prefills_left: int = 1
 
 
 class Scheduler(Protocol):

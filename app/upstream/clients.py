@@ -7,6 +7,7 @@ import time
 
 from app.clock import Clock
 from app.upstream.sglang_worker import SglangWorkerClient
+from app.workers.states import State
 from app.workers.worker import Worker
 
 
@@ -49,7 +50,7 @@ class WorkerClients:
         """
         client = self._clients.get(worker.id)
         if client is None:
-            client = self._clients[worker.id] = SglangWorkerClient(
+            client = SglangWorkerClient(
                 worker,
                 health_path=self._health_path,
                 control_timeout_s=self._control_timeout_s,
@@ -58,6 +59,9 @@ class WorkerClients:
                 ssl_context=self._ssl_context,
                 now_s=self._now_s,
             )
+            if worker.state is not State.GONE:
+                # Else nobody would ever drop it; its idle connections expire by themselves.
+                self._clients[worker.id] = client
         return client
 
     async def drop(self, worker: Worker) -> None:

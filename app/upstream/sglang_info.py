@@ -29,6 +29,8 @@ _MODEL_LABELS = (
     "model_type",
     "architectures",
 )
+MAX_RANKS = 4096
+"""More data-parallel ranks than any worker has; a ledger is kept for each."""
 _MODES = {Role.PREFILL: "prefill", Role.DECODE: "decode", Role.REGULAR: "null"}
 
 
@@ -64,7 +66,7 @@ def worker_info(
         model_ids=ids,
         version=_text(server.get("version")),
         page_size=_count(server.get("page_size")),
-        dp_size=_count(server.get("dp_size")) or 1,
+        dp_size=min(_count(server.get("dp_size")) or 1, MAX_RANKS),
         # A decode worker reports the default 8998 without listening there.
         bootstrap_port=port if mode != "decode" and port and port <= 65535 else None,
         schedule_policy=_text(server.get("schedule_policy")),

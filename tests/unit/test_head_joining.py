@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from app.client_protocol import HeadJoiningTransport
+from app.head_joining import HeadJoiningTransport
 
 HEAD = b"HTTP/1.1 200 OK\r\n\r\n"
 
