@@ -27,12 +27,16 @@ class ScriptedWorker:
     Args:
         role: ``prefill`` or ``decode``.
         script: What it does with generation requests; may be replaced at any time.
+
+    Attributes:
+        info: What else it says of itself.
     """
 
     def __init__(self, role: str, script: Script) -> None:
         self.role = role
         self.script = script
         self.is_healthy = True
+        self.info: dict[str, Any] = {}
         self.health: Callable[[Exchange], Awaitable[None]] = self._health
         self.seen: list[Seen] = []
         self.aborted: list[str] = []
@@ -61,7 +65,7 @@ class ScriptedWorker:
         elif exchange.path == "/v1/models":
             await exchange.json(200, {"data": [{"id": "sim-model"}]})
         elif exchange.path == "/server_info":
-            await exchange.json(200, {"disaggregation_mode": self.role})
+            await exchange.json(200, {"disaggregation_mode": self.role} | self.info)
         elif exchange.path == "/abort_request":
             self.aborted.append(json.loads(await exchange.body())["rid"])
             await exchange.bytes(200, b"")

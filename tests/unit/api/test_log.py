@@ -71,3 +71,25 @@ def test_text_line_cannot_be_forged() -> None:
     get_logger("access").info("request", path="/a\nfake error line", status=200)
     (line,) = out.getvalue().splitlines()
     assert line.endswith(r"info     request part=access path='/a\nfake error line' status=200")
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_traceback_on_a_terminal_shows_no_values() -> None:
+    """The traceback is there; the variables of its frames, which may be keys, are not."""
+    out = Terminal()
+    configure("info", is_json=False, stream=out)
+
+    def fail(key: str) -> None:
+        raise ValueError(f"a key of {len(key)} letters")
+
+    words = ["not", "to", "be", "shown"]
+    try:
+        fail("-".join(words))
+    except ValueError:
+        get_logger("demo").exception("failed")
+    assert "ValueError: a key of 15 letters" in out.getvalue()
+    assert "not-to-be-shown" not in out.getvalue()
