@@ -3,10 +3,12 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 ARGS ?=
+ENGINE ?= sglang
+CONNECTOR ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help install run demo test lint fmt types imports check bench soak-streams test-engines \
-        pages clean
+        pages protos clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -23,8 +25,8 @@ install: $(INSTALLED) ## Make .venv with the pinned versions
 run: $(INSTALLED) ## Run the gateway: make run ARGS="--prefill URL PORT --decode URL"
 	$(BIN)/python -m app $(ARGS)
 
-demo: $(INSTALLED) ## Gateway on port 30000 with a simulated prefill/decode pair
-	@$(BIN)/python -m app demo $(ARGS)
+demo: $(INSTALLED) ## Gateway on port 30000 with a simulated pair; ENGINE=vllm CONNECTOR=nixl|mooncake
+	@$(BIN)/python -m app demo --engine $(ENGINE) $(if $(CONNECTOR),--connector $(CONNECTOR)) $(ARGS)
 
 test: $(INSTALLED) ## All tests that need no real engine
 	$(BIN)/python -m pytest $(ARGS)
@@ -51,12 +53,15 @@ bench: $(INSTALLED) ## CPU, latency and memory; SMG=python of smg's environment 
 soak-streams: $(INSTALLED) ## 500 streams of 20 events/s for a minute
 	$(BIN)/python tests/bench/streams.py $(ARGS)
 
-test-engines: $(INSTALLED) ## The end-to-end tests against a real SGLang pair, see docs/testing.md
+test-engines: $(INSTALLED) ## End-to-end tests on real SGLang and vLLM workers, see docs/testing.md
 	tests/engines/run.sh $(ARGS)
 
 pages: $(INSTALLED) ## Write .env.example and docs/configuration.md anew from the settings
 	$(BIN)/python -m app.settings_pages env > .env.example
 	$(BIN)/python -m app.settings_pages markdown > docs/configuration.md
+
+protos: $(INSTALLED) ## Write app/upstream/generated anew from protos/
+	$(BIN)/python protos/generate.py app/upstream/generated
 
 clean: ## Remove .venv and everything that was made
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -17,12 +17,12 @@ from typing import Any, NoReturn, get_args
 from pydantic.fields import FieldInfo
 
 from app import __version__
-from app.settings import Settings, SettingsError, env_name, flag_name, knob_of
+from app.settings import Settings, SettingsError, env_name, fields_by_group, flag_name, knob_of
 from app.settings import load as load_settings
 from app.smg_flags import SMG_ONLY_FLAGS
 
 _USAGE = """%(prog)s [--prefill URL [PORT|none]]... [--decode URL]... [flags]
-       %(prog)s demo [--port PORT]"""
+       %(prog)s demo [--engine sglang|vllm] [--port PORT]"""
 
 _EPILOG = """Every flag can also be set in the environment or in .env by the name in brackets;
 flags win over the environment, the environment over .env. Lists are written with commas:
@@ -74,12 +74,10 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=_Formatter,
     )
     made.add_argument("--version", action="version", version=f"tandem {__version__}")
-    groups: dict[str, Any] = {}
-    for field, info in Settings.model_fields.items():
-        title = knob_of(field).group
-        if title not in groups:
-            groups[title] = made.add_argument_group(title)
-        _add_flag(groups[title], field, info)
+    for title, fields in fields_by_group().items():
+        group = made.add_argument_group(title)
+        for field in fields:
+            _add_flag(group, field, Settings.model_fields[field])
     for name, n_values in SMG_ONLY_FLAGS.items():
         made.add_argument(
             name, action=_NoteName, nargs=n_values, dest="_smg_only", help=argparse.SUPPRESS
@@ -122,7 +120,9 @@ def _help_line(field: str) -> str:
 def default_text(field: str) -> str:
     """Return the default of a field as an operator reads it."""
     default = Settings.model_fields[field].default
-    if default is None or default == ():
+    if default is None:
+        return "unset"
+    if default == ():
         return "none"
     if isinstance(default, bool):
         return "on" if default else "off"

@@ -1,7 +1,8 @@
-"""``python -m app demo``: the gateway and a simulated SGLang pair in one process and one loop.
+"""``python -m app demo``: the gateway and a simulated pair in one process and one loop.
 
-Nothing but Python is needed: the pair rendezvouses, "computes" and answers over real HTTP on
-loopback. It prints what to paste once the gateway is ready, and stops on Ctrl-C or SIGTERM.
+Nothing but Python is needed: the pair meets, "computes" and answers over real HTTP (SGLang) or
+gRPC (vLLM, with a small tokenizer that is made on the spot) on loopback. It prints what to paste
+once the gateway is ready, and stops on Ctrl-C or SIGTERM.
 """
 
 from __future__ import annotations
@@ -11,18 +12,27 @@ import asyncio
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+import tempfile
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from pathlib import Path
 from typing import Any
 
 import uvloop
 
 from app.server import GatewayServer, bind, make_config
-from app.settings import PrefillUrl, Settings, load
-from app.sim import SglangSim, sim_pair
+from app.settings import PrefillUrl, Settings, SettingsError, load
+from app.sim import SglangSim, VllmSim, sim_pair, vllm_pair
+from app.sim.folder_tokenizer import FolderTokenizer
+from app.sim.small_tokenizer import write_small_tokenizer
 
 _MODEL = "sim-model"
 _READY_LIMIT_S = 15.0
+_CONNECTORS = ("nixl", "mooncake")
+# The pace of a small model: the words of a streamed answer are seen coming.
+_PACE: Mapping[str, Any] = {"prefill_tokens_per_s": 20_000.0, "lead_s": 0.02, "decode_step_s": 0.03}
+# Those of real workers; the simulator's own are short, for tests of failures.
+_LEASES: Mapping[str, Any] = {"lease_s": 30.0, "mooncake_abort_s": 480.0}
 
 _CURL = """\
 curl {url}/v1/chat/completions -H "Content-Type: application/json" \\
@@ -40,15 +50,23 @@ def main(argv: Sequence[str]) -> int:
         Exit code: 0 after a stop signal, 1 when the gateway did not become ready.
 
     Raises:
-        SettingsError: The port is taken or no port.
+        SettingsError: The port is taken or no port; a connector for SGLang.
     """
     words = argparse.ArgumentParser(
         prog="tandem demo",
         description="The gateway with a simulated prefill/decode pair, in one process.",
     )
+    words.add_argument(
+        "--engine", choices=("sglang", "vllm"), default="sglang", help="default %(default)s"
+    )
+    words.add_argument(
+        "--connector", choices=_CONNECTORS, help="what carries vLLM's KV cache (default nixl)"
+    )
     words.add_argument("--host", default="127.0.0.1", help="address (default %(default)s)")
     words.add_argument("--port", default="30000", help="port (default %(default)s)")
     asked = words.parse_args(argv)
+    if asked.connector is not None and asked.engine != "vllm":
+        raise SettingsError(f"--connector {asked.connector}: only --engine vllm has connectors.")
     flags = {
         "host": asked.host,
         "port": asked.port,
@@ -59,7 +77,7 @@ def main(argv: Sequence[str]) -> int:
         bind(_settings(flags)) as listener,
         asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
     ):
-        return runner.run(_run(flags, listener))
+        return runner.run(_run(flags, listener, asked.engine, asked.connector or _CONNECTORS[0]))
 
 
 def _settings(flags: dict[str, Any]) -> Settings:
@@ -67,19 +85,30 @@ def _settings(flags: dict[str, Any]) -> Settings:
     return load(flags, {}, None)
 
 
-async def _run(flags: dict[str, Any], listener: socket.socket) -> int:
+async def _run(flags: dict[str, Any], listener: socket.socket, engine: str, carrier: str) -> int:
     stop = asyncio.Event()
-    async with _simulated_pair() as (prefill, decode):
-        workers = {
-            "prefill": [PrefillUrl(prefill.url, prefill.bootstrap_port)],
-            "decode": [decode.url],
-        }
-        settings = _settings({**flags, **workers})
+    async with AsyncExitStack() as stack:
+        if engine == "vllm":
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tandem-demo-")))
+            pair = await _vllm_pair(stack, folder, carrier)
+            flags = {**flags, "model_path": str(folder)}
+            kind = f"vLLM pair ({carrier})"
+        else:
+            pair = await stack.enter_async_context(sim_pair(model_id=_MODEL, **_PACE))
+            kind = "SGLang pair"
+        prefill, decode = pair
+        settings = _settings(
+            {
+                **flags,
+                "prefill": [PrefillUrl(prefill.url, prefill.bootstrap_port)],
+                "decode": [decode.url],
+            }
+        )
         server = _QuietServer(make_config(settings))
         with _stopped_by_signals(stop):
             async with _serving(server, listener, stop):
                 if await _is_ready(settings, stop):
-                    _greet(_url(settings), prefill.url, decode.url)
+                    _greet(_url(settings), kind, prefill.url, decode.url)
                 elif not stop.is_set():
                     sys.stderr.write(f"tandem: the demo was not ready in {_READY_LIMIT_S:g} s.\n")
                     return 1
@@ -88,9 +117,13 @@ async def _run(flags: dict[str, Any], listener: socket.socket) -> int:
     return 0
 
 
-def _simulated_pair() -> AbstractAsyncContextManager[tuple[SglangSim, SglangSim]]:
-    # The pace of a small model: the words of a streamed answer are seen coming.
-    return sim_pair(model_id=_MODEL, prefill_tokens_per_s=20_000.0, lead_s=0.02, decode_step_s=0.03)
+async def _vllm_pair(
+    stack: AsyncExitStack, folder: Path, carrier: str
+) -> tuple[SglangSim | VllmSim, SglangSim | VllmSim]:
+    write_small_tokenizer(folder)
+    return await stack.enter_async_context(
+        vllm_pair(carrier, model_id=_MODEL, tokenizer=FolderTokenizer(folder), **_PACE, **_LEASES)
+    )
 
 
 class _QuietServer(GatewayServer):
@@ -164,9 +197,9 @@ async def _status(host: str, port: int) -> bytes:
         writer.close()
 
 
-def _greet(url: str, prefill_url: str, decode_url: str) -> None:
+def _greet(url: str, kind: str, prefill_url: str, decode_url: str) -> None:
     lines = (
-        f"\nTandem is ready on {url}, with a simulated SGLang pair:",
+        f"\nTandem is ready on {url}, with a simulated {kind}:",
         f"  prefill {prefill_url}   decode {decode_url}   model {_MODEL}",
         f"  the API with examples: {url}/docs",
         "\nPaste one of these into another terminal, the second one streams:\n",

@@ -25,6 +25,9 @@ from typing import ClassVar, Literal
 
 Leg = Literal["prefill", "decode"]
 
+KV_LOAD_FAILED = "kv_load_failed"
+"""Code of a decode leg that could not load the KV cache that prefill had left for it."""
+
 
 class GatewayError(Exception):
     """A failure with everything its rendering needs.
@@ -159,6 +162,7 @@ class WorkerError(GatewayError):
     Attributes:
         detail: What the log says beside the message: addresses and the like, which no client sees.
         is_settled: The leg is known beyond doubt, so nobody needs to be probed.
+        is_counted: Its worker has paid for it.
     """
 
     status = 502
@@ -182,6 +186,7 @@ class WorkerError(GatewayError):
         self.is_unsent = is_unsent
         self.detail = detail
         self.is_settled = False
+        self.is_counted = False
         if status is not None:
             self.status = status
 

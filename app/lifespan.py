@@ -25,6 +25,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     log = get_logger("lifespan")
     async with AsyncExitStack() as stack:
         stack.push_async_callback(gateway.clients.aclose)
+        stack.callback(gateway.texts.close)
         loops = await stack.enter_async_context(asyncio.TaskGroup())
         for spec in worker_specs(gateway.settings):
             gateway.registry.add(spec)

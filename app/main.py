@@ -14,7 +14,17 @@ from starlette.routing import Route as RawRoute
 from starlette.types import ASGIApp
 
 from app import __version__
-from app.api import docs, engine_info, health, models, not_offered, openapi, problem, workers
+from app.api import (
+    docs,
+    engine_info,
+    health,
+    models,
+    not_offered,
+    openapi,
+    problem,
+    tokenize,
+    workers,
+)
 from app.api.generation import GenerationEndpoint
 from app.gateway import build_gateway
 from app.lifespan import lifespan
@@ -81,14 +91,16 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         route.value: GenerationEndpoint(route, gateway.router, settings.max_payload_size)
         for route in Route
     }
-    _add_routes(app, endpoints)
+    _add_routes(app, endpoints, settings.max_payload_size)
     _add_layers(app, endpoints, settings)
     problem.install(app)
     openapi.install(app, has_key=settings.api_key is not None)
     return app
 
 
-def _add_routes(app: FastAPI, endpoints: Mapping[str, GenerationEndpoint]) -> None:
+def _add_routes(
+    app: FastAPI, endpoints: Mapping[str, GenerationEndpoint], max_body_bytes: int
+) -> None:
     # First, and on the application itself: routes are matched in order, and an included router
     # would put its own layers before a raw endpoint.
     app.router.routes[:0] = [
@@ -97,6 +109,7 @@ def _add_routes(app: FastAPI, endpoints: Mapping[str, GenerationEndpoint]) -> No
     ]
     for part in (models, workers, engine_info, health):
         app.include_router(part.router)
+    app.include_router(tokenize.make_router(max_body_bytes))
     docs.install(app)
     app.router.routes.extend(not_offered.routes())
 

@@ -30,11 +30,24 @@ __all__ = [
     "Settings",
     "SettingsError",
     "env_name",
+    "fields_by_group",
     "flag_name",
     "knob_of",
     "load",
     "worker_specs",
 ]
+
+
+_GROUPS = (
+    "Listening",
+    "Workers",
+    "vLLM workers",
+    "Routing",
+    "Failures and time limits",
+    "Health checks",
+    "Logs and metrics",
+    "Security",
+)
 
 
 class _Texts(PydanticBaseSettingsSource):
@@ -112,6 +125,14 @@ def _bounds(field: FieldInfo) -> tuple[object, object] | None:
 def knob_of(field: str) -> Knob:
     """Return what a field says of itself beside its type."""
     return next(m for m in Settings.model_fields[field].metadata if isinstance(m, Knob))
+
+
+def fields_by_group() -> dict[str, list[str]]:
+    """Return the fields under the headings of ``--help``, in the order they are read in."""
+    groups: dict[str, list[str]] = {title: [] for title in _GROUPS}
+    for field in Settings.model_fields:
+        groups[knob_of(field).group].append(field)
+    return groups
 
 
 def env_name(field: str) -> str:

@@ -33,6 +33,7 @@ _KINDS = {
     "greater_than": "must be above {gt:g}",
     "greater_than_equal": "must be at least {ge}",
     "less_than_equal": "must be at most {le}",
+    "literal_error": "must be {expected}",
 }
 
 

@@ -7,10 +7,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 
 from app.cli import default_text
-from app.settings import Settings, env_name, flag_name, knob_of
+from app.settings import env_name, fields_by_group, flag_name, knob_of
 from app.smg_flags import SMG_ONLY_FLAGS
 
 _ENV_HEAD = """\
@@ -36,8 +35,9 @@ TANDEM_DECODE="http://d1:8001, http://d2:8001"
 ```
 
 A worker URL is scheme, host and port; `http://P1:8000/` and `http://p1:8000` are the same
-worker. The word after a prefill URL is its bootstrap port; without one, or with `none`, the
-gateway takes the port that the worker reports.
+worker. `http://` and `https://` are SGLang, `grpc://` and `grpcs://` vLLM; a pair is of one kind.
+The word after a prefill URL is its bootstrap port; without one, or with `none`, the gateway takes
+the port that an SGLang worker reports. Of vLLM workers only those with Mooncake have one.
 
 `.env` and the environment may hold names for other programs; a `TANDEM_` name that is no
 setting is warned of. Variables that Kubernetes makes for a Service called `tandem`
@@ -55,7 +55,7 @@ warning each and change nothing in this version; any other flag is refused.
 def env_example() -> str:
     """Return the text of ``.env.example``: every setting, commented out, with its default."""
     lines = [_ENV_HEAD]
-    for title, fields in _by_group():
+    for title, fields in fields_by_group().items():
         lines.append(f"# --- {title} ---")
         for field in fields:
             knob = knob_of(field)
@@ -69,7 +69,7 @@ def env_example() -> str:
 def markdown() -> str:
     """Return the text of ``docs/configuration.md``."""
     lines = [_MARKDOWN_HEAD]
-    for title, fields in _by_group():
+    for title, fields in fields_by_group().items():
         lines += [f"## {title}", "", "| Flag | Environment | Default | Unit | Meaning |"]
         lines.append("| --- | --- | --- | --- | --- |")
         lines += [_row(field) for field in fields]
@@ -89,13 +89,7 @@ def _row(field: str) -> str:
 
 def _env_default(field: str) -> str:
     text = default_text(field)
-    return {"none": "", "on": "true", "off": "false"}.get(text, text)
-
-
-def _by_group() -> Iterator[tuple[str, list[str]]]:
-    titles = dict.fromkeys(knob_of(field).group for field in Settings.model_fields)
-    for title in titles:
-        yield title, [f for f in Settings.model_fields if knob_of(f).group == title]
+    return {"none": "", "unset": "", "on": "true", "off": "false"}.get(text, text)
 
 
 if __name__ == "__main__":

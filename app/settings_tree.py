@@ -10,8 +10,9 @@ from __future__ import annotations
 from typing import Annotated, Any, Self
 
 from pydantic import BeforeValidator, Field, SecretStr, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
+from app.settings_tokens import TokenSettings
 from app.settings_values import (
     Knob,
     PrefillUrl,
@@ -34,13 +35,11 @@ _Policy = Annotated[str, BeforeValidator(read_policy)]
 _Urls = Annotated[tuple[str, ...], BeforeValidator(read_urls)]
 
 
-class Settings(BaseSettings):
+class Settings(TokenSettings):
     """What the operator can choose.
 
     ``Settings(...)`` in code takes nothing from outside; ``load`` reads all sources.
     """
-
-    model_config = SettingsConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     host: Annotated[
         str, Knob(_LISTENING, "Address to listen on; :: means IPv6 too", metavar="ADDRESS")

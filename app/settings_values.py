@@ -150,7 +150,7 @@ def check_workers(by_field: dict[str, Sequence[str]]) -> None:
         by_field: Normalised URLs by field: prefill, decode, worker_urls.
 
     Raises:
-        Fault: The same worker twice; gRPC beside HTTP in one pair group; gRPC at all.
+        Fault: The same worker twice; gRPC beside HTTP in one pair group.
     """
     seen: dict[object, str] = {}
     for field, urls in by_field.items():
@@ -163,7 +163,6 @@ def check_workers(by_field: dict[str, Sequence[str]]) -> None:
                 raise Fault(f"the same worker is also in --{other}", value=url, field=field)
             seen[identity] = field
     _check_engines({f: by_field[f] for f in ("prefill", "decode")})
-    _refuse_grpc(by_field)
 
 
 def _check_engines(by_field: dict[str, Sequence[str]]) -> None:
@@ -175,18 +174,6 @@ def _check_engines(by_field: dict[str, Sequence[str]]) -> None:
                 raise Fault(
                     f"gRPC (vLLM) and HTTP (SGLang) workers cannot form a pair, and {first} "
                     "is of the other kind",
-                    value=url,
-                    field=field,
-                )
-
-
-def _refuse_grpc(by_field: dict[str, Sequence[str]]) -> None:
-    for field, urls in by_field.items():
-        for url in urls:
-            if url.startswith(_GRPC):
-                raise Fault(
-                    "this version serves SGLang workers over http:// or https:// and no vLLM "
-                    "workers over gRPC yet",
                     value=url,
                     field=field,
                 )

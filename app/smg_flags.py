@@ -23,8 +23,7 @@ worker-overload-shed
 
 _ONE_VALUE = """
 assignment-mode backend block-size bucket-adjust-interval-secs cache-boundaries cache-index
-cache-ttl-secs chat-template client-cert-path client-key-path
-balance-token-usage-threshold overload-token-usage-threshold
+cache-ttl-secs balance-token-usage-threshold overload-token-usage-threshold
 discovery-check-interval-secs discovery-file discovery-provider encode-policy
 eviction-interval-secs header-read-timeout-secs health-check-port history-backend
 history-memory-max-items history-memory-max-responses history-memory-retention-secs
@@ -32,32 +31,29 @@ idle-connection-timeout-secs jemalloc-prof-dir job-queue-capacity job-queue-conc
 jwt-audience jwt-issuer jwt-jwks-uri kv-connector-annotation kv-engine-id-annotation kv-index
 least-load-default-throughput least-load-kv-pressure-weight least-load-max-waiting-requests
 least-load-mean-prefill-tokens load-monitor-interval log-dir max-background-responses
-max-buffered-request-bytes max-concurrent-requests max-idle-secs max-tree-size
-mcp-config-path mesh-advertise-host mesh-host mesh-port mesh-server-name mesh-tls-ca-cert
-mesh-tls-cert mesh-tls-key mm-allowed-media-domains mm-per-request-image-limit
-mm-pixel-cache-mb mm-processing model model-alias model-id-from model-path
-multimodal-max-inflight-bytes multimodal-shm-min-bytes multimodal-tensor-transport
-oracle-connect-descriptor oracle-password oracle-pool-max oracle-pool-min
-oracle-pool-timeout-secs oracle-tns-alias oracle-username oracle-wallet-path
+max-buffered-request-bytes max-concurrent-requests max-idle-secs max-tree-size mcp-config-path
+mesh-advertise-host mesh-host mesh-port mesh-server-name mesh-tls-ca-cert mesh-tls-cert
+mesh-tls-key mm-allowed-media-domains mm-per-request-image-limit mm-pixel-cache-mb mm-processing
+model model-alias model-id-from multimodal-max-inflight-bytes multimodal-shm-min-bytes
+multimodal-tensor-transport oracle-connect-descriptor oracle-password oracle-pool-max
+oracle-pool-min oracle-pool-timeout-secs oracle-tns-alias oracle-username oracle-wallet-path
 otlp-traces-endpoint overlap-decay parser pd-admission-wait-secs postgres-db-url
 postgres-op-timeout-secs postgres-pool-max power-of-two-load-metric
 prefill-max-inflight-requests-per-worker prefill-queue-size prefill-queue-timeout-secs
 prefix-hash-balance-abs-threshold prefix-hash-load-factor prefix-token-count
 priority-scheduler-config priority-scheduler-default-max-class
-priority-scheduler-tenant-metric-top-n queue-size queue-timeout-secs
-rate-limit-tokens-per-second rdma-listen-ip rdma-slot-ttl-s reasoning-parser
-redis-op-timeout-secs redis-pool-max redis-retention-days redis-url retry-backoff-multiplier
-retry-initial-backoff-ms retry-jitter-factor retry-max-backoff-ms rl-control-timeout-secs
-rl-fanout-concurrency schema-config selection-accounting-ttl-ms selection-policy
-selection-temperature service-discovery-namespace service-discovery-port sse-keepalive-secs
-sticky-key-idle-secs storage-hook-wasm-path stream-body-stall-timeout-secs tenant-api-key
-tenant-header-name tenant-rate-limit-config tls-cert-path tls-key-path
+priority-scheduler-tenant-metric-top-n queue-size queue-timeout-secs rate-limit-tokens-per-second
+rdma-listen-ip rdma-slot-ttl-s redis-op-timeout-secs redis-pool-max redis-retention-days redis-url
+retry-backoff-multiplier retry-initial-backoff-ms retry-jitter-factor retry-max-backoff-ms
+rl-control-timeout-secs rl-fanout-concurrency schema-config selection-accounting-ttl-ms
+selection-policy selection-temperature service-discovery-namespace service-discovery-port
+sse-keepalive-secs sticky-key-idle-secs storage-hook-wasm-path stream-body-stall-timeout-secs
+tenant-api-key tenant-header-name tenant-rate-limit-config tls-cert-path tls-key-path
 tokenizer-cache-l0-max-entries tokenizer-cache-l0-max-memory tokenizer-cache-l1-max-memory
-tokenizer-path tool-call-parser worker-overload-token-usage
-worker-overload-waiting-requests worker-stale-secs worker-stall-secs
-worker-startup-check-interval worker-startup-delay worker-startup-timeout-secs
-worker-warmup-blocks worker-warmup-divert-every worker-warmup-secs worker-warmup-share
-worker-warmup-thin-ratio worker-wedge-secs zmq-engine-count
+worker-overload-token-usage worker-overload-waiting-requests worker-stale-secs worker-stall-secs
+worker-startup-check-interval worker-startup-delay worker-startup-timeout-secs worker-warmup-blocks
+worker-warmup-divert-every worker-warmup-secs worker-warmup-share worker-warmup-thin-ratio
+worker-wedge-secs zmq-engine-count
 """
 
 _MANY_VALUES = """

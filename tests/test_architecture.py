@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -25,6 +27,19 @@ def test_files_are_short() -> None:
     """No file of the package is longer than a reader can hold."""
     lengths = {str(p.relative_to(ROOT)): len(p.read_text().splitlines()) for p in sources()}
     assert {} == {name: n for name, n in lengths.items() if n > MAX_LINES}
+
+
+def test_a_gateway_before_sglang_workers_loads_no_grpc() -> None:
+    """What only vLLM workers need, and what is slow, is not there after the start."""
+    code = (
+        "import sys; from app.server import make_config; from app.settings import load;"
+        "make_config(load({'decode': 'http://d:1', 'log_level': 'error'}, {}, None));"
+        "print([m for m in ('grpc', 'google.protobuf', 'transformers') if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT
+    )
+    assert (done.stdout, done.stderr) == ("[]\n", "")
 
 
 def test_files_are_named_for_what_they_hold() -> None:

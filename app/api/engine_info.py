@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 
 from app import __version__
 from app.api.parts import GatewayParts, Parts
-from app.api.worker_calls import ask_worker, json_of
+from app.api.worker_calls import ask_vllm, ask_worker, json_of, without_secrets
 from app.errors import NoPairAvailable, WorkerError
 from app.workers.states import State
 from app.workers.worker import Engine, Role, Worker
+
+if TYPE_CHECKING:
+    from app.upstream.vllm_worker import VllmWorker
 
 router = APIRouter(tags=["engines"])
 
@@ -25,55 +28,53 @@ MAX_CALLS_AT_ONCE = 32
 
 
 def _ready(gateway: Parts) -> list[Worker]:
-    return [
-        worker
-        for worker in gateway.registry.workers()
-        if worker.state is State.READY and worker.spec.engine is Engine.SGLANG
-    ]
+    return [worker for worker in gateway.registry.workers() if worker.state is State.READY]
 
 
-async def _of_first_worker(gateway: Parts, paths: tuple[str, ...]) -> Any:
+async def _of_first_worker(
+    gateway: Parts, paths: tuple[str, ...], of_vllm: Callable[[VllmWorker], Awaitable[Any]]
+) -> Any:
     workers = sorted(_ready(gateway), key=lambda worker: worker.spec.role is not Role.PREFILL)
     if not workers:
         raise NoPairAvailable("No worker is ready to be asked.", retry_after_s=1)
-    answer = await ask_worker(gateway.clients, workers[0], paths, timeout_s=INFO_TIMEOUT_S)
-    return json_of(answer, workers[0])
+    first = workers[0]
+    if first.spec.engine is Engine.VLLM:
+        return without_secrets(await ask_vllm(of_vllm(gateway.clients.vllm(first)), first))
+    answer = await ask_worker(gateway.clients, first, paths, timeout_s=INFO_TIMEOUT_S)
+    return json_of(answer, first)
 
 
 @router.get("/get_model_info", summary="Model info of the first prefill worker")
 @router.get("/model_info", summary="Model info of the first prefill worker")
 async def model_info(gateway: GatewayParts) -> Any:
-    """The engine's own answer; `/get_model_info` is its older name."""
-    return await _of_first_worker(gateway, ("/model_info", "/get_model_info"))
+    """The engine's own answer, of vLLM its GetModelInfo; `/get_model_info` is its older name."""
+    paths = ("/model_info", "/get_model_info")
+    return await _of_first_worker(gateway, paths, lambda client: client.model_info())
 
 
 @router.get("/get_server_info", summary="Server info of the first prefill worker")
 @router.get("/server_info", summary="Server info of the first prefill worker")
 async def server_info(gateway: GatewayParts) -> Any:
-    """The engine's own answer, its keys and passwords nulled."""
-    return await _of_first_worker(gateway, ("/server_info", "/get_server_info"))
+    """The engine's own answer, of vLLM its GetServerInfo; keys and passwords are nulled."""
+    paths = ("/server_info", "/get_server_info")
+    return await _of_first_worker(gateway, paths, lambda client: client.server_info())
 
 
-async def _ask_all(
-    gateway: Parts, workers: Sequence[Worker], path: str, *, method: str, timeout_s: float
+async def _each(
+    workers: Sequence[Worker], ask: Callable[[Worker], Awaitable[Any]]
 ) -> list[Any | WorkerError]:
     """Asks every worker, some at a time; a failure is returned in the worker's place."""
     gate = asyncio.Semaphore(MAX_CALLS_AT_ONCE)
 
-    async def ask(worker: Worker) -> Any | WorkerError:
+    async def ask_one(worker: Worker) -> Any | WorkerError:
         async with gate:
             try:
-                answer = await ask_worker(
-                    gateway.clients, worker, (path,), timeout_s=timeout_s, method=method
-                )
-                if method == "POST" and 200 <= answer.status <= 299:
-                    return None
-                return json_of(answer, worker)
+                return await ask(worker)
             except WorkerError as failure:
                 return failure
 
     async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(ask(worker)) for worker in workers]
+        tasks = [group.create_task(ask_one(worker)) for worker in workers]
     return [task.result() for task in tasks]
 
 
@@ -81,8 +82,16 @@ async def _ask_all(
 @router.get("/v1/loads", summary="Loads of all engines, one row a worker and rank")
 async def loads(gateway: GatewayParts) -> dict[str, Any]:
     """Rows as the engines report them, with `worker` and `worker_type` added."""
+    clients = gateway.clients
+
+    async def ask(worker: Worker) -> Any:
+        if worker.spec.engine is Engine.VLLM:
+            return await ask_vllm(clients.vllm(worker).loads(), worker)
+        answer = await ask_worker(clients, worker, ("/v1/loads",), timeout_s=INFO_TIMEOUT_S)
+        return json_of(answer, worker)
+
     workers = _ready(gateway)
-    answers = await _ask_all(gateway, workers, "/v1/loads", method="GET", timeout_s=INFO_TIMEOUT_S)
+    answers = await _each(workers, ask)
     rows: list[dict[str, Any]] = []
     errors: list[dict[str, str]] = []
     times: list[str] = []
@@ -129,13 +138,22 @@ def aggregate(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
 @router.post("/flush_cache", summary="Empty the prefix caches of all ready workers")
 async def flush_cache(gateway: GatewayParts) -> JSONResponse:
     """200 when all were flushed, 206 with the failures when some were, 502 when none was."""
+    clients = gateway.clients
+
+    async def ask(worker: Worker) -> None:
+        if worker.spec.engine is Engine.VLLM:
+            await ask_vllm(clients.vllm(worker).flush_cache(), worker)
+            return
+        answer = await ask_worker(
+            clients, worker, ("/flush_cache",), timeout_s=FLUSH_TIMEOUT_S, method="POST"
+        )
+        if not 200 <= answer.status <= 299:
+            json_of(answer, worker)
+
     workers = _ready(gateway)
-    answers = await _ask_all(
-        gateway, workers, "/flush_cache", method="POST", timeout_s=FLUSH_TIMEOUT_S
-    )
     failed = [
         {"worker": worker.spec.url, "message": answer.message}
-        for worker, answer in zip(workers, answers, strict=True)
+        for worker, answer in zip(workers, await _each(workers, ask), strict=True)
         if isinstance(answer, WorkerError)
     ]
     n_flushed = len(workers) - len(failed)
@@ -145,11 +163,13 @@ async def flush_cache(gateway: GatewayParts) -> JSONResponse:
             leg=None,
             code="flush_failed",
         )
+    n_grpc = sum(worker.spec.engine is Engine.VLLM for worker in workers)
     answer: dict[str, Any] = {
         "status": "partial_success" if failed else "success",
         "message": f"Flushed the caches of {n_flushed} of {len(workers)} workers.",
         "workers_flushed": n_flushed,
-        "total_http_workers": len(workers),
+        "total_http_workers": len(workers) - n_grpc,
+        "total_grpc_workers": n_grpc,
         "total_workers": len(gateway.registry.workers()),
     }
     if failed:

@@ -50,13 +50,15 @@ class GenerationEndpoint:
                     "every choice is sent it whole.",
                     param="n",
                 )
+            state = scope.get("state", {})
+            prepared = await self._router.prepare(
+                facts, body, scope["headers"], state.get("request_id", "")
+            )
         except ClientGone:
             return
         except GatewayError as error:
             await send_problem(scope, send, error)
             return
-        state = scope.get("state", {})
-        prepared = self._router.prepare(facts, body, scope["headers"], state.get("request_id", ""))
         model = facts.model and facts.model[:MAX_LOGGED_MODEL_CHARS]
         prepared.notes.update(model=model, stream=facts.stream)
         state["log"] = prepared.notes

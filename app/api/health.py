@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+from typing import TYPE_CHECKING
 
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse, PlainTextResponse
 
 from app.api.pairs import first_pair, what_is_missing
 from app.api.parts import GatewayParts
-from app.api.worker_calls import ask_worker, leg_of
+from app.api.worker_calls import ask_vllm, ask_worker, leg_of
 from app.errors import LegRejected, NoPairAvailable, WorkerError
+from app.protocol.bootstrap import mint_rid
+from app.protocol.engine import EngineRequest, Sampling
+from app.protocol.routes import Route
 from app.workers.states import State
-from app.workers.worker import Worker
+from app.workers.worker import Engine, Worker
+
+if TYPE_CHECKING:
+    from app.upstream.vllm_worker import VllmWorker
 
 router = APIRouter(tags=["health"])
 
@@ -58,6 +65,8 @@ async def health_generate(gateway: GatewayParts) -> PlainTextResponse:
 
     async def probe(worker: Worker) -> WorkerError | None:
         try:
+            if worker.spec.engine is Engine.VLLM:
+                return await ask_vllm(_one_token(gateway.clients.vllm(worker)), worker)
             answer = await ask_worker(
                 gateway.clients, worker, ("/health_generate",), timeout_s=GENERATE_TIMEOUT_S
             )
@@ -82,3 +91,20 @@ async def health_generate(gateway: GatewayParts) -> PlainTextResponse:
             raise failure
     prefill, decode = pair
     return PlainTextResponse(f"OK: prefill {prefill.spec.url}, decode {decode.spec.url}")
+
+
+async def _one_token(client: VllmWorker) -> None:
+    """Has a vLLM worker generate; without a handoff each role computes by itself."""
+    request = EngineRequest(
+        request_id=mint_rid(Route.GENERATE),
+        prompt_ids=(0,),
+        prompt_text="",
+        sampling=Sampling(max_tokens=1, ignore_eos=True),
+        stream=False,
+    )
+    call = client.generate(
+        request, first_timeout_s=GENERATE_TIMEOUT_S, gap_timeout_s=GENERATE_TIMEOUT_S
+    )
+    async with call:
+        async for _ in call:
+            pass

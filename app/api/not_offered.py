@@ -30,8 +30,6 @@ ROUTES: tuple[tuple[str, str], ...] = (
     ("POST", "/v1/realtime/sessions"),
     ("POST", "/v1/realtime/client_secrets"),
     ("POST", "/v1/realtime/transcription_sessions"),
-    ("POST", "/v1/tokenize"),
-    ("POST", "/v1/detokenize"),
     ("GET POST", "/v1/tokenizers"),
     ("GET DELETE", "/v1/tokenizers/{id:path}"),
     ("POST", "/parse/function_call"),

@@ -15,13 +15,14 @@ from app.api.openapi_schemas import (
     STREAM_EXAMPLES,
     ref,
 )
+from app.api.tokenize_schemas import TOKENIZE_SCHEMAS
 from app.api.worker_views import NewWorker
 from app.protocol.routes import Route
 
 _KINDS = {
     Route.CHAT: ("chat", "ChatRequest", "ChatAnswer", "Answer a conversation"),
     Route.COMPLETIONS: ("completions", "CompletionRequest", "CompletionAnswer", "Go on with text"),
-    Route.GENERATE: ("generate", "GenerateRequest", "GenerateAnswer", "SGLang's own route"),
+    Route.GENERATE: ("generate", "GenerateRequest", "GenerateAnswer", "SGLang's way to ask"),
 }
 _STREAM_NOTE = (
     'With `"stream": true` the answer is `text/event-stream`, closed by `data: [DONE]`. A failure '
@@ -103,6 +104,7 @@ def build(app: FastAPI, *, has_key: bool) -> dict[str, Any]:
         routes=app.routes,
         tags=[
             {"name": "generation", "description": "Served by prefill/decode pairs"},
+            {"name": "tokens", "description": "Text to tokens and back"},
             {"name": "models"},
             {"name": "workers", "description": "The registry"},
             {"name": "engines", "description": "Passed on to the engines"},
@@ -124,6 +126,7 @@ def build(app: FastAPI, *, has_key: bool) -> dict[str, Any]:
     schemas.update(worker.pop("$defs", {}))
     schemas["NewWorker"] = worker
     schemas.update(SCHEMAS)
+    schemas.update(TOKENIZE_SCHEMAS)
     if has_key:
         components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
         document["security"] = [{"key": []}]

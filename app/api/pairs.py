@@ -2,35 +2,25 @@
 
 from __future__ import annotations
 
+from app.scheduling.pairing import PairTable
 from app.workers.registry import Registry
 from app.workers.states import State
 from app.workers.worker import Role, Worker
 
 
 def ready_models(registry: Registry) -> tuple[str, ...]:
-    """Returns the models that a ready prefill and a ready decode worker both serve, sorted."""
-    snapshot = registry.snapshot()
-    return tuple(
-        sorted(
-            model
-            for model in snapshot.model_ids()
-            if snapshot.candidates(Role.PREFILL, model) and snapshot.candidates(Role.DECODE, model)
-        )
-    )
+    """Returns the models that a ready prefill and a ready decode worker both serve, sorted.
+
+    The two must fit together: one engine, one KV connector, one pairing label.
+    """
+    table = PairTable(registry.snapshot())
+    return tuple(sorted(model for model in table.snapshot.model_ids() if table.groups(model)))
 
 
 def first_pair(registry: Registry) -> tuple[Worker, Worker] | None:
-    """Returns a ready prefill and a ready decode worker of one model, if there are such."""
-    snapshot = registry.snapshot()
-    models: tuple[str | None, ...] = ready_models(registry)
-    if not models and not snapshot.model_ids():
-        # No worker names a model: all are wildcards, any two fit.
-        models = (None,)
-    for model in models:
-        prefills = snapshot.candidates(Role.PREFILL, model)
-        decodes = snapshot.candidates(Role.DECODE, model)
-        if prefills and decodes:
-            return prefills[0], decodes[0]
+    """Returns a ready prefill and a ready decode worker that fit together, if there are such."""
+    for groups in PairTable(registry.snapshot()).choices():
+        return groups[0].prefills[0], groups[0].decodes[0]
     return None
 
 
@@ -45,4 +35,6 @@ def what_is_missing(registry: Registry) -> str:
             lacks.append(f"no {role} worker is registered")
         elif not n_ready:
             lacks.append(f"no {role} worker is ready ({len(members)} registered, 0 ready)")
-    return "; ".join(lacks) or "no model has both a ready prefill and a ready decode worker"
+    return "; ".join(lacks) or (
+        "no model has both a ready prefill and a ready decode worker that fit together"
+    )

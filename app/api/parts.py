@@ -11,6 +11,8 @@ from typing import Annotated, Protocol, cast
 
 from fastapi import Depends, Request
 
+from app.dispatch.handoff_counts import HandoffCounts
+from app.dispatch.model_texts import ModelTexts
 from app.upstream.clients import WorkerClients
 from app.workers.drain import Drain
 from app.workers.registry import Registry
@@ -37,6 +39,14 @@ class Parts(Protocol):
     @property
     def drain(self) -> Drain:
         """The workers on their way out."""
+
+    @property
+    def texts(self) -> ModelTexts:
+        """The text side of the models on vLLM workers."""
+
+    @property
+    def handoffs(self) -> HandoffCounts:
+        """How often KV caches changed hands."""
 
     @property
     def life(self) -> Life:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 
@@ -12,8 +13,10 @@ from app.errors import Leg, LegRejected, WorkerError
 from app.protocol.problem import message_of
 from app.upstream.clients import WorkerClients
 from app.upstream.failures import UpstreamError
+from app.upstream.sglang_worker import WorkerRefused
 from app.workers.worker import Role, Worker
 
+Told = TypeVar("Told")
 MAX_ANSWER_BYTES = 16 * 1024 * 1024
 _SECRETS = frozenset({"api_key", "admin_api_key", "ssl_keyfile_password"})
 
@@ -40,8 +43,9 @@ async def ask_worker(
     *,
     timeout_s: float,
     method: str = "GET",
+    body: bytes = b"",
 ) -> Answer:
-    """Calls a worker; a later path is tried when an earlier one is not there (404).
+    """Calls an SGLang worker; a later path is tried when an earlier one is not there (404).
 
     Args:
         clients: The connections to the workers.
@@ -49,17 +53,20 @@ async def ask_worker(
         paths: Route names, newest first: engines renamed some of them.
         timeout_s: Longest silence of the worker.
         method: HTTP method.
+        body: JSON to send, if any.
 
     Raises:
         WorkerError: Unreachable, silent, or its answer broke off.
     """
     headers = [(b"accept", b"*/*")]
+    if body:
+        headers.append((b"content-type", b"application/json"))
     if worker.spec.api_key is not None:
         headers.append((b"authorization", b"Bearer " + worker.spec.api_key.encode()))
     answer = Answer(404, b"")
     for path in paths:
         exchange = clients.get(worker).pool.exchange(
-            method.encode("ascii"), path.encode("ascii"), headers, silence_timeout_s=timeout_s
+            method.encode("ascii"), path.encode("ascii"), headers, body, silence_timeout_s=timeout_s
         )
         try:
             head = await exchange.head()
@@ -71,6 +78,25 @@ async def ask_worker(
         if answer.status != 404:
             break
     return answer
+
+
+async def ask_vllm(call: Awaitable[Told], worker: Worker) -> Told:
+    """Waits for a control call to a vLLM worker.
+
+    Raises:
+        WorkerError: Unreachable or silent; its own error status is kept (``LegRejected``).
+    """
+    try:
+        return await call
+    except UpstreamError as failure:
+        raise _in_our_words(failure, worker) from failure
+    except WorkerRefused as refused:
+        raise LegRejected(
+            f"The worker {worker.spec.url} refused: {refused}",
+            leg=leg_of(worker),
+            worker_id=worker.spec.id,
+            status=502,
+        ) from refused
 
 
 def _in_our_words(failure: UpstreamError, worker: Worker) -> WorkerError:

@@ -7,7 +7,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from app.errors import InvalidRequest, NotOffered
+from app.dispatch.handoff_counts import HandoffCounts
+from app.errors import InvalidRequest
+from app.scheduling.pairing import PAIRING_LABEL
 from app.workers.states import State
 from app.workers.worker import Engine, Role, Worker, WorkerSpec
 
@@ -52,9 +54,11 @@ class NewWorker(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    url: str = Field(min_length=1, description="http(s)://host:port of an SGLang worker")
+    url: str = Field(min_length=1, description="http(s)://host:port is SGLang, grpc(s):// is vLLM")
     worker_type: Role = Role.REGULAR
-    bootstrap_port: int | None = Field(default=None, ge=1, le=65535)
+    bootstrap_port: int | None = Field(
+        default=None, ge=1, le=65535, description="Of a prefill worker: SGLang's, or Mooncake's"
+    )
     models: list[ModelCard] | None = Field(
         default=None, description="Models it serves; left out, the worker is asked"
     )
@@ -79,7 +83,6 @@ def to_spec(new: NewWorker) -> WorkerSpec:
 
     Raises:
         InvalidRequest: The URL is wrong, or fields contradict each other.
-        NotOffered: A vLLM worker (``grpc://``), which this version does not serve.
     """
     if new.models is not None and new.model_id is not None:
         raise InvalidRequest("Give either models or model_id, not both.", param="model_id")
@@ -97,12 +100,16 @@ def to_spec(new: NewWorker) -> WorkerSpec:
         )
     except ValueError as exc:
         raise InvalidRequest(str(exc), param="url") from exc
-    if spec.engine is not Engine.SGLANG:
-        raise NotOffered("vLLM workers (grpc://) are not served by this version.", param="url")
-    if new.runtime_type == "vllm":
-        raise InvalidRequest("An http:// worker is SGLang, not vllm.", param="runtime_type")
-    if new.connection_mode == "grpc":
-        raise InvalidRequest("An http:// worker is not reached by grpc.", param="connection_mode")
+    mode = "http" if spec.engine is Engine.SGLANG else "grpc"
+    if new.runtime_type not in (None, "unspecified", spec.engine.value):
+        raise InvalidRequest(
+            f"A {mode}:// worker is {spec.engine.value}, not {new.runtime_type}.",
+            param="runtime_type",
+        )
+    if new.connection_mode not in (None, mode):
+        raise InvalidRequest(
+            f"A {mode}:// worker is not reached by {new.connection_mode}.", param="connection_mode"
+        )
     return spec
 
 
@@ -126,8 +133,10 @@ def view(worker: Worker) -> dict[str, Any]:
         shown["bootstrap_port"] = worker.bootstrap_port
     if info.dp_size > 1:
         shown["dp_size"] = info.dp_size
+    shown |= _kv_view(worker)
     if spec.role is not Role.REGULAR:
-        shown["pd_pairing"] = f"{spec.engine}/?/?"
+        label = spec.labels.get(PAIRING_LABEL)
+        shown["pd_pairing"] = f"{spec.engine}/{shown.get('kv_connector', '?')}/{label or '?'}"
     return shown | {
         "is_healthy": worker.state is State.READY,
         "status": STATUS[worker.state],
@@ -138,6 +147,20 @@ def view(worker: Worker) -> dict[str, Any]:
     }
 
 
+def _kv_view(worker: Worker) -> dict[str, Any]:
+    """What a vLLM worker said of its KV cache; what it did not say is left out."""
+    facts = worker.info.vllm
+    if facts is None:
+        return {}
+    told = {
+        "kv_connector": facts.kv_connector,
+        "kv_role": facts.kv_role,
+        "kv_engine_id": facts.kv_engine_id,
+        "kv_block_size": worker.info.page_size,
+    }
+    return {name: value for name, value in told.items() if value}
+
+
 def _card(worker: Worker, model: str) -> dict[str, Any]:
     card: dict[str, Any] = {"id": model}
     if worker.info.context_length is not None:
@@ -145,11 +168,19 @@ def _card(worker: Worker, model: str) -> dict[str, Any]:
     return card
 
 
-def list_view(workers: Sequence[Worker]) -> dict[str, Any]:
-    """Returns a list of workers with the counts of its roles."""
+def list_view(workers: Sequence[Worker], handoffs: HandoffCounts) -> dict[str, Any]:
+    """Returns a list of workers with the counts of its roles.
+
+    With vLLM workers, ``stats.handoffs`` counts by kind how this gateway's requests handed their
+    KV cache over; ``max_gap_ms`` is the longest time from prefill's end to decode's dispatch.
+    """
     roles = [worker.spec.role for worker in workers]
+    stats: dict[str, Any] = {f"{role}_count": roles.count(role) for role in Role}
+    if any(worker.spec.engine is Engine.VLLM for worker in workers):
+        gap_ms = round(handoffs.max_gap_s * 1000, 3)
+        stats["handoffs"] = {**handoffs.by_kind, "max_gap_ms": gap_ms}
     return {
         "workers": [view(worker) for worker in workers],
         "total": len(workers),
-        "stats": {f"{role}_count": roles.count(role) for role in Role},
+        "stats": stats,
     }

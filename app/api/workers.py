@@ -41,10 +41,19 @@ _NEW_WORKER_BODY = {
         "content": {
             "application/json": {
                 "schema": {"$ref": "#/components/schemas/NewWorker"},
-                "example": {
-                    "url": "http://10.0.0.1:30001",
-                    "worker_type": "prefill",
-                    "bootstrap_port": 9001,
+                "examples": {
+                    "sglang": {
+                        "summary": "An SGLang prefill worker",
+                        "value": {
+                            "url": "http://10.0.0.1:30001",
+                            "worker_type": "prefill",
+                            "bootstrap_port": 9001,
+                        },
+                    },
+                    "vllm": {
+                        "summary": "A vLLM decode worker",
+                        "value": {"url": "grpc://10.0.0.2:50052", "worker_type": "decode"},
+                    },
                 },
             }
         },
@@ -62,7 +71,7 @@ async def list_workers(gateway: GatewayParts, model: str | None = None) -> dict[
     workers = gateway.registry.workers()
     if model is not None:
         workers = tuple(worker for worker in workers if model in worker.model_ids)
-    return list_view(workers)
+    return list_view(workers, gateway.handoffs)
 
 
 @router.post(

@@ -1,8 +1,9 @@
 """Whose failure it was, and who pays for it.
 
-SGLang reports the death of a peer on the survivor, and a hung leg makes the other silent too.
-Such failures charge nobody until both workers were asked; the one that does not answer its probe
-is the leg that is named. Everything else is charged to the leg that failed, and 4xx to nobody.
+SGLang reports the death of a peer on the survivor, and a hung leg makes the other silent too; a
+vLLM decode worker whose prefill worker is gone fails to load the KV cache. Such failures charge
+nobody until both workers were asked; the one that does not answer its probe is the leg that is
+named. Everything else is charged to the leg that failed, and 4xx to nobody.
 """
 
 from __future__ import annotations
@@ -10,7 +11,15 @@ from __future__ import annotations
 import asyncio
 
 from app.clock import Clock
-from app.errors import Leg, LegBroken, LegRejected, LegTimedOut, LegUnreachable, WorkerError
+from app.errors import (
+    KV_LOAD_FAILED,
+    Leg,
+    LegBroken,
+    LegRejected,
+    LegTimedOut,
+    LegUnreachable,
+    WorkerError,
+)
 from app.protocol.peer_blame import is_peer_death, without_addresses
 from app.scheduling.scheduler import Pair
 from app.upstream.clients import WorkerClients
@@ -36,7 +45,9 @@ class Blame:
         self._now_s = now_s
 
     async def settle(self, error: WorkerError, pair: Pair) -> WorkerError:
-        """Names the leg that failed, charges its worker, and returns the error to show."""
+        """Names the leg that failed, charges its worker once, and returns the error to show."""
+        if error.is_counted:
+            return error
         if _is_ambiguous(error):
             error = await self._ask_both(error, pair)
         message = without_addresses(error.message, (pair.prefill.host, pair.decode.host))
@@ -45,6 +56,7 @@ class Blame:
             error.message = message
         if error.leg is not None:
             self._charge(error, pair.prefill if error.leg == "prefill" else pair.decode)
+        error.is_counted = True
         return error
 
     def succeeded(self, pair: Pair, late_failure: WorkerError | None = None) -> None:
@@ -76,6 +88,9 @@ class Blame:
             dead, worker = "prefill", pair.prefill
         elif not decode.result():
             dead, worker = "decode", pair.decode
+        elif error.code == KV_LOAD_FAILED:
+            # The one that could not load it is the one that is known to be at fault.
+            return error
         else:
             # Both are alive, and each may have been waiting for the other: neither can be named.
             error.leg = None
@@ -93,7 +108,7 @@ class Blame:
     async def _answers(self, worker: Worker) -> bool:
         try:
             async with asyncio.timeout(PROBE_TIMEOUT_S):
-                return (await self._clients.get(worker).probe()).ok
+                return (await self._clients.control(worker).probe()).ok
         except TimeoutError:
             return False
 
@@ -115,6 +130,8 @@ class Blame:
 
 
 def _is_ambiguous(error: WorkerError) -> bool:
+    if error.code == KV_LOAD_FAILED:
+        return True
     if isinstance(error, LegTimedOut):
         return not error.is_settled
     return isinstance(error, LegRejected | LegBroken) and is_peer_death(error.message)

@@ -8,18 +8,16 @@ own room and id, and the children share one fate.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
-from typing import TypeVar
+from collections.abc import Sequence
 
 from app.dispatch.answers import CompletedEventStream, whole_body
 from app.dispatch.reply import Prepared
 from app.dispatch.sglang import SglangCall
+from app.dispatch.together import together
 from app.errors import LegBroken, WorkerError
 from app.protocol.fan_out_merge import FanOutStream, merge_replies
 from app.protocol.sse import EventSplitter, data_of, encode
 from app.workers.worker import Worker
-
-T = TypeVar("T")
 
 
 async def start_all(
@@ -34,40 +32,20 @@ async def start_all(
         WorkerError: A child failed; the caller ends the others.
     """
 
-    async def start(call: SglangCall) -> bytes:
+    async def start(index: int) -> bytes:
+        call = calls[index]
         first = await call.start(legs)
         if prepared.facts.stream:
             return first
         return await whole_body(call, first, prepared, decode)
 
-    await _each(calls, SglangCall.connect)
+    await together(len(calls), lambda index: calls[index].connect())
     try:
-        return await _each(calls, start)
+        return await together(len(calls), start)
     except WorkerError as error:
         if any(call.is_sent for call in calls):
             error.is_unsent = False
         raise
-
-
-async def _each(calls: Sequence[SglangCall], step: Callable[[SglangCall], Awaitable[T]]) -> list[T]:
-    """Takes one step with all children; the first failure ends the steps of the others."""
-    failures: list[WorkerError] = []
-    results: dict[int, T] = {}
-    async with asyncio.TaskGroup() as children:
-
-        async def take(index: int) -> None:
-            try:
-                results[index] = await step(calls[index])
-            except WorkerError as error:
-                failures.append(error)
-                for task in tasks:
-                    if task is not asyncio.current_task():
-                        task.cancel()
-
-        tasks = [children.create_task(take(index)) for index in range(len(calls))]
-    if failures:
-        raise failures[0]
-    return [results[index] for index in range(len(calls))]
 
 
 def merged_body(prepared: Prepared, bodies: Sequence[bytes], decode: Worker) -> bytes:

@@ -11,7 +11,13 @@ from app.errors import Leg, LegBroken, LegRejected, LegTimedOut, LegUnreachable,
 from app.protocol.problem import message_of
 from app.protocol.reply_faults import Fault
 from app.protocol.wire_json import Json
-from app.upstream.failures import BodyTooLong, ConnectFailed, SilenceTimeout, UpstreamError
+from app.upstream.failures import (
+    BodyTooLong,
+    ConnectFailed,
+    RpcFailed,
+    SilenceTimeout,
+    UpstreamError,
+)
 from app.upstream.http1 import Exchange, Head
 from app.workers.worker import Worker
 
@@ -20,10 +26,19 @@ MAX_ERROR_BODY_BYTES = 1024 * 1024
 
 
 def from_wire(failure: UpstreamError, leg: Leg, worker: Worker) -> WorkerError:
-    """Translates a failure of the HTTP client.
+    """Translates a failure of the HTTP or gRPC client.
 
-    The client's own words name addresses: they are for the log.
+    The client's own words name addresses: they are for the log. An engine's status is passed on
+    with its text.
     """
+    if isinstance(failure, RpcFailed):
+        return LegRejected(
+            failure.message or f"status {failure.status} without a text",
+            leg=leg,
+            worker_id=worker.spec.id,
+            status=failure.http_status,
+            code=failure.code or None,
+        )
     detail = str(failure)
     if isinstance(failure, ConnectFailed):
         return LegUnreachable(

@@ -1,6 +1,7 @@
 """PDRouter: from a read request to an answer under way.
 
-``prepare -> choose -> open``. Built once; every generation route shares it.
+``prepare -> choose -> open``. Built once; every generation route shares it. The two engines
+differ in how a request is prepared and in what an attempt is; the rest is one way.
 """
 
 from __future__ import annotations
@@ -8,54 +9,99 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Protocol
+
+import orjson
 
 from app.clock import Clock
-from app.dispatch import fan_out
-from app.dispatch.answers import CompletedEventStream, EventStream, whole_body
 from app.dispatch.blame import Blame
 from app.dispatch.client_rids import ClientRids
-from app.dispatch.headers import for_client, for_workers
+from app.dispatch.headers import for_workers
+from app.dispatch.model_texts import ModelTexts
 from app.dispatch.reply import Prepared, RawHeaders, Reply
 from app.dispatch.retry import Attempts
-from app.dispatch.sglang import LegTools, SglangCall
+from app.dispatch.sglang import LegTools
+from app.dispatch.sglang_attempt import SglangAttempt
+from app.dispatch.token_attempt import TokenAttempt
+from app.dispatch.token_leg import TokenTools
 from app.errors import NoPairAvailable, WorkerError
+from app.protocol.bootstrap import mint_rid
 from app.protocol.facts import RequestFacts
 from app.scheduling.scheduler import Ask, Grant, Outcome
+from app.text.answer import Envelope
+from app.text.text_route import read_request
 from app.upstream.http1 import encode_lines
+from app.workers.worker import Engine
+
+
+class Attempt(Protocol):
+    """One attempt at a request on one pair."""
+
+    @property
+    def late_failure(self) -> WorkerError | None:
+        """A failure of prefill that came too late to matter."""
+
+    async def start(self, legs: asyncio.TaskGroup) -> Reply:
+        """Starts the legs; returns once the first bytes are worth relaying."""
+
+    def finish(self, *, is_ok: bool) -> None:
+        """Ends both legs; only the first time counts."""
 
 
 class PDRouter:
     """Chooses pairs and opens both legs on them.
 
     Args:
-        tools: Clients, scheduler, reaper and the limits of a leg.
+        tools: What calls to SGLang pairs need.
+        token_tools: What calls to vLLM pairs need.
+        texts: The text side of the models on vLLM pairs.
         blame: Settles failures.
         max_attempts: Pairs tried for one request, 1 or more.
         retry_deadline_s: No further attempt starts after this many seconds.
         now_s: The clock of the deadline.
+        unix_s: The time of day, for the answers' ``created``.
     """
 
     def __init__(
         self,
         *,
         tools: LegTools,
+        token_tools: TokenTools,
+        texts: ModelTexts,
         blame: Blame,
         max_attempts: int,
         retry_deadline_s: float,
         now_s: Clock,
+        unix_s: Clock,
     ) -> None:
         self._tools = tools
+        self._token_tools = token_tools
+        self._texts = texts
+        self._unix_s = unix_s
         self._blame = blame
         self._max_attempts = max_attempts
         self._retry_deadline_s = retry_deadline_s
         self._now_s = now_s
         self._client_rids = ClientRids()
 
-    def prepare(
+    async def prepare(
         self, facts: RequestFacts, body: bytes, client_headers: RawHeaders, request_id: str
     ) -> Prepared:
-        """Makes a request ready for any pair. SGLang takes the client's own bytes."""
-        return Prepared(facts, body, encode_lines(for_workers(client_headers, request_id)))
+        """Makes a request ready for any pair.
+
+        SGLang takes the client's own bytes. vLLM takes tokens, so the body is checked, the chat
+        template rendered and the prompt tokenized.
+
+        Raises:
+            InvalidRequest: A field is wrong or cannot be honoured.
+            CapacityError: The tokenizer cannot be had, or too many texts wait for it.
+        """
+        prepared = Prepared(facts, body, encode_lines(for_workers(client_headers, request_id)))
+        worker = self._texts.worker_of(facts.model)
+        if worker is not None:
+            served = await self._texts.get(facts.model, worker)
+            prepared.text = await read_request(facts.route, orjson.loads(body), served)
+        return prepared
 
     async def choose(self, prepared: Prepared, excluded: frozenset[str]) -> Grant:
         """Asks the scheduler for a pair; its leases are held from here on.
@@ -84,16 +130,16 @@ class PDRouter:
         with self._client_rids.hold(prepared.facts.client_rid):
             while True:
                 grant = await self._choose_next(prepared, attempts)
-                calls: list[SglangCall] = []
                 outcome = Outcome.CANCELLED
+                attempt: Attempt | None = None
                 reply: Reply | None = None
                 try:
-                    calls = self._calls(grant, prepared, is_first=attempts.n_started == 1)
+                    attempt = self._attempt(grant, prepared, is_first=attempts.n_started == 1)
                     try:
-                        reply = await self._start(calls, grant, prepared, legs)
+                        reply = await attempt.start(legs)
                     except WorkerError as error:
                         outcome = Outcome.FAILED
-                        settled = await self._settle(error, calls, grant, prepared)
+                        settled = await self._settle(error, attempt, grant, prepared)
                         if attempts.may_follow(settled):
                             continue
                         raise settled from error
@@ -101,24 +147,22 @@ class PDRouter:
                         yield reply
                     except WorkerError as error:
                         outcome = Outcome.FAILED
-                        raise await self._settle(error, calls, grant, prepared) from error
+                        raise await self._settle(error, attempt, grant, prepared) from error
                     outcome = Outcome.OK
-                    late = next((c.prefill_error for c in calls if c.prefill_error), None)
-                    self._blame.succeeded(grant.pair, late)
+                    self._blame.succeeded(grant.pair, attempt.late_failure)
                     return
                 finally:
                     if reply is not None and reply.close is not None:
                         reply.close()
-                    for call in calls:
-                        call.finish(is_ok=outcome is Outcome.OK)
+                    if attempt is not None:
+                        attempt.finish(is_ok=outcome is Outcome.OK)
                     self._tools.scheduler.done(grant, outcome)
 
     async def _settle(
-        self, error: WorkerError, calls: list[SglangCall], grant: Grant, prepared: Prepared
+        self, error: WorkerError, attempt: Attempt, grant: Grant, prepared: Prepared
     ) -> WorkerError:
         """Ends the legs at once, then finds out whose failure it was."""
-        for call in calls:
-            call.finish(is_ok=False)
+        attempt.finish(is_ok=False)
         settled = await self._blame.settle(error, grant.pair)
         if settled.detail:
             prepared.notes["detail"] = settled.detail
@@ -138,38 +182,9 @@ class PDRouter:
         )
         return grant
 
-    def _calls(self, grant: Grant, prepared: Prepared, *, is_first: bool) -> list[SglangCall]:
-        patches = prepared.facts.fan_out_patches
-        grant.n_prefills_left = max(1, len(patches))
-        if not patches:
-            return [SglangCall(grant, prepared, b"", self._tools, keep_rid=is_first)]
-        return [
-            SglangCall(grant, prepared, patch, self._tools, keep_rid=False) for patch in patches
-        ]
-
-    async def _start(
-        self, calls: list[SglangCall], grant: Grant, prepared: Prepared, legs: asyncio.TaskGroup
-    ) -> Reply:
-        facts = prepared.facts
-        decode = grant.pair.decode
-        if len(calls) > 1:
-            firsts = await fan_out.start_all(calls, prepared, decode, legs)
-            headers = for_client(calls[0].head_headers)
-            if facts.stream:
-                merged = fan_out.MergedEventStream(calls, firsts, prepared, legs)
-                return Reply(200, headers, merged, is_stream=True, close=merged.close)
-            body = fan_out.merged_body(prepared, firsts, decode)
-            return Reply(200, headers, _once(body), is_stream=False)
-        call = calls[0]
-        first = await call.start(legs)
-        headers = for_client(call.head_headers)
-        if not facts.stream:
-            body = await whole_body(call, first, prepared, decode)
-            return Reply(200, headers, _once(body), is_stream=False)
-        if facts.wants_prompt_logprobs or facts.include_usage:
-            return Reply(200, headers, CompletedEventStream(call, first, prepared), is_stream=True)
-        return Reply(200, headers, EventStream(call, first), is_stream=True)
-
-
-async def _once(body: bytes) -> AsyncIterator[bytes]:
-    yield body
+    def _attempt(self, grant: Grant, prepared: Prepared, *, is_first: bool) -> Attempt:
+        if grant.pair.prefill.spec.engine is Engine.SGLANG:
+            return SglangAttempt(grant, prepared, self._tools, is_first=is_first)
+        # A new id each time: what an earlier attempt left at an engine may still be alive.
+        envelope = Envelope(mint_rid(prepared.facts.route), int(self._unix_s()))
+        return TokenAttempt(grant, prepared, envelope, self._token_tools)

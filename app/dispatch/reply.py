@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from app.protocol.facts import RequestFacts
+from app.text.text_request import TextRequest
 from app.upstream.http1 import HeaderLines
 
 RawHeaders = Sequence[tuple[bytes, bytes]]
@@ -21,12 +22,14 @@ class Prepared:
         body: The client's own bytes.
         header_lines: What both legs are sent, without credentials and framing.
         notes: What the access log says of the request at its end; filled on the way.
+        text: The request as tokens, where vLLM workers serve its model.
     """
 
     facts: RequestFacts
     body: bytes
     header_lines: HeaderLines
     notes: dict[str, Any] = field(default_factory=dict)
+    text: TextRequest | None = None
 
 
 @dataclass(slots=True)
@@ -47,3 +50,8 @@ class Reply:
     chunks: AsyncIterator[bytes]
     is_stream: bool
     close: Callable[[], None] | None = None
+
+
+async def once(body: bytes) -> AsyncIterator[bytes]:
+    """The chunks of a plain reply."""
+    yield body

@@ -79,7 +79,7 @@ def peek(route: Route, body: bytes) -> RequestFacts:
         InvalidRequest: The body is not a JSON object, sets a member that belongs to the gateway,
             or a member that routing depends on is missing or of the wrong kind.
     """
-    document = _parse(body)
+    document = parse_object(body)
     if not _PRIVATE_KEYS.isdisjoint(document):
         key = next(key for key in document if key in _PRIVATE_KEYS)
         raise InvalidRequest(f"{key} is set by the gateway and cannot be sent.", param=key)
@@ -109,8 +109,12 @@ def peek(route: Route, body: bytes) -> RequestFacts:
     )
 
 
-def _parse(body: bytes) -> JsonObject:
-    """Parses the body, with a sentence for each way in which it is no JSON object."""
+def parse_object(body: bytes) -> JsonObject:
+    """Parses a body, with a sentence for each way in which it is no JSON object.
+
+    Raises:
+        InvalidRequest: It is none.
+    """
     try:
         document = orjson.loads(body)
     except orjson.JSONDecodeError as error:

@@ -46,6 +46,17 @@ class PairTable:
         """Return the groups that serve this model."""
         return self._by_model.get(model, self._wildcard)
 
+    def partners(self, prefill: Worker, model: str | None) -> tuple[Worker, ...]:
+        """Return the decode workers that this prefill worker can hand over to.
+
+        Args:
+            prefill: The prefill worker.
+            model: The model of the request; ``None`` if it names none.
+        """
+        groups = self.groups(model) if model is not None else sum(self.choices(), ())
+        found = [worker for g in groups if prefill in g.prefills for worker in g.decodes]
+        return tuple(dict.fromkeys(found))
+
     def choices(self) -> tuple[tuple[PairGroup, ...], ...]:
         """Return the groups of each model that has any, for a request that names none.
 
@@ -56,8 +67,8 @@ class PairTable:
 
 
 def _groups(snapshot: Snapshot, model: str) -> tuple[PairGroup, ...]:
-    prefills: dict[tuple[Engine, str], list[Worker]] = {}
-    decodes: dict[tuple[Engine, str], list[Worker]] = {}
+    prefills: dict[tuple[Engine, str, str], list[Worker]] = {}
+    decodes: dict[tuple[Engine, str, str], list[Worker]] = {}
     for role, found in ((Role.PREFILL, prefills), (Role.DECODE, decodes)):
         for worker in snapshot.candidates(role, model):
             found.setdefault(_kind(worker), []).append(worker)
@@ -68,9 +79,10 @@ def _groups(snapshot: Snapshot, model: str) -> tuple[PairGroup, ...]:
     )
 
 
-def _kind(worker: Worker) -> tuple[Engine, str]:
-    spec = worker.spec
-    return spec.engine, spec.labels.get(PAIRING_LABEL, "")
+def _kind(worker: Worker) -> tuple[Engine, str, str]:
+    spec, vllm = worker.spec, worker.info.vllm
+    connector = vllm.kv_connector if vllm is not None else ""
+    return spec.engine, spec.labels.get(PAIRING_LABEL, ""), connector
 
 
 def freest_rank(worker: Worker, start: int) -> int:

@@ -51,11 +51,13 @@ class Pair:
         prefill: Computes the prompt.
         decode: Computes the answer.
         prefill_rank: Data-parallel rank of the prefill worker, 0 if it has one only.
+        decode_rank: The same of the decode worker.
     """
 
     prefill: Worker
     decode: Worker
     prefill_rank: int = 0
+    decode_rank: int = 0
 
 
 @dataclass(slots=True)
@@ -66,6 +68,7 @@ class Grant:
         n_prefills_left: Prefill legs that still run; the lease ends with the last of them.
     """
 
+    ask: Ask
     pair: Pair
     prefill_lease: Lease
     decode_lease: Lease
@@ -83,6 +86,9 @@ class Scheduler(Protocol):
 
     def prefill_ended(self, grant: Grant) -> None:
         """Give the prefill lease back; again is harmless."""
+
+    def rebind_decode(self, grant: Grant, excluded: frozenset[str]) -> None:
+        """Choose the grant's decode worker anew, now that it is needed."""
 
 
 class LocalScheduler:
@@ -117,10 +123,7 @@ class LocalScheduler:
             UnknownModel: Workers are registered and none serves the model.
             NoPairAvailable: No prefill or no decode worker can take it now.
         """
-        snapshot = self._registry.snapshot()
-        table = self._table
-        if table.snapshot is not snapshot:
-            table = self._table = PairTable(snapshot)
+        table = self._fresh_table()
         facts = ask.facts
         now_s = self._now_s()
         if facts.model is not None:
@@ -132,9 +135,10 @@ class LocalScheduler:
                 if pair is not None:
                     break
         if pair is None:
-            raise refusal(snapshot, facts.model, ask.excluded, now_s)
+            raise refusal(table.snapshot, facts.model, ask.excluded, now_s)
         # Nothing awaits between choosing and counting, so no two asks see the same load.
-        return Grant(pair, Lease(pair.prefill, pair.prefill_rank), Lease(pair.decode, 0))
+        prefill_lease = Lease(pair.prefill, pair.prefill_rank)
+        return Grant(ask, pair, prefill_lease, Lease(pair.decode, pair.decode_rank))
 
     def done(self, grant: Grant, outcome: Outcome) -> None:  # noqa: ARG002 - others read it
         """Give both leases back; again is harmless."""
@@ -144,6 +148,43 @@ class LocalScheduler:
     def prefill_ended(self, grant: Grant) -> None:
         """Give the prefill lease back; again is harmless."""
         grant.prefill_lease.release()
+
+    def rebind_decode(self, grant: Grant, excluded: frozenset[str]) -> None:
+        """Choose the grant's decode worker anew, of those that fit its prefill worker.
+
+        One that is still among the least busy stays: so each request takes one turn of a policy
+        and one of a rank. The lease moves along, unless the grant was given back already.
+
+        Args:
+            grant: Its prefill worker stays.
+            excluded: Ids of decode workers that were tried already.
+
+        Raises:
+            NoPairAvailable: There is no such worker; the grant is as it was.
+        """
+        table, now_s = self._fresh_table(), self._now_s()
+        pair, model = grant.pair, grant.ask.facts.model
+        usable = _usable(table.partners(pair.prefill, model), excluded, now_s)
+        if not usable:
+            raise refusal(table.snapshot, model, excluded, now_s)
+        if grant.decode_lease.is_released:
+            return
+        n_others = pair.decode.n_leases - 1
+        if pair.decode in usable and all(worker.n_leases >= n_others for worker in usable):
+            return
+        grant.decode_lease.release()
+        decode = pair.decode = self._decode_policy.choose(usable, grant.ask.facts)
+        if not decode.breaker.is_closed:
+            decode.breaker.note_dispatch()
+        self._n_granted += 1
+        pair.decode_rank = freest_rank(decode, self._n_granted)
+        grant.decode_lease = Lease(decode, pair.decode_rank)
+
+    def _fresh_table(self) -> PairTable:
+        snapshot = self._registry.snapshot()
+        if self._table.snapshot is not snapshot:
+            self._table = PairTable(snapshot)
+        return self._table
 
     def _choose(self, groups: tuple[PairGroup, ...], ask: Ask, now_s: float) -> Pair | None:
         usable: list[tuple[list[Worker], list[Worker]]] = []
@@ -167,7 +208,12 @@ class LocalScheduler:
         for worker in (prefill, decode):
             if not worker.breaker.is_closed:
                 worker.breaker.note_dispatch()
-        return Pair(prefill, decode, freest_rank(prefill, self._n_granted))
+        return Pair(
+            prefill,
+            decode,
+            freest_rank(prefill, self._n_granted),
+            freest_rank(decode, self._n_granted),
+        )
 
     def _on_event(self, event: str, worker: Worker) -> None:
         if event in ("removed", "restarted"):

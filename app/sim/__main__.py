@@ -9,9 +9,13 @@ import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from app.sim.config import SimConfig
+from app.sim.folder_tokenizer import FolderTokenizer
 from app.sim.server import SglangSim
+from app.sim.vllm_config import VllmConfig
+from app.sim.vllm_server import CONNECTORS, VllmSim
 
 DEMO_PREFILL_TOKENS_PER_S = 10_000.0
 
@@ -22,6 +26,10 @@ def parser() -> argparse.ArgumentParser:
     which = flags.add_mutually_exclusive_group(required=True)
     which.add_argument("--role", choices=("prefill", "decode", "regular"))
     which.add_argument("--pairs", type=int, metavar="N", help="N prefill and N decode workers")
+    flags.add_argument("--engine", choices=("sglang", "vllm"), default="sglang")
+    flags.add_argument("--connector", choices=tuple(CONNECTORS), default="nixl", help="vllm only")
+    flags.add_argument("--tokenizer", type=Path, default=None, help="a folder; vllm only")
+    flags.add_argument("--lease-s", type=float, default=30.0, help="vllm only")
     flags.add_argument("--host", default="127.0.0.1")
     flags.add_argument(
         "--port", type=int, default=0, help="pairs: prefill at PORT + 2i, decode at PORT + 2i + 1"
@@ -45,9 +53,8 @@ def parser() -> argparse.ArgumentParser:
     return flags
 
 
-def configs(argv: Sequence[str] | None) -> list[SimConfig]:
-    """One configuration for every worker to start."""
-    args = parser().parse_args(argv)
+def configs(args: argparse.Namespace) -> list[SimConfig]:
+    """One configuration for every SGLang worker to start."""
     base = SimConfig(
         role=args.role or "prefill",
         host=args.host,
@@ -83,16 +90,48 @@ def configs(argv: Sequence[str] | None) -> list[SimConfig]:
     return workers
 
 
-async def serve(workers: Sequence[SimConfig]) -> None:
+def vllm_config(args: argparse.Namespace, config: SimConfig) -> VllmConfig:
+    """The same worker as a vLLM one; a page of one token is vLLM's block of 16."""
+    return VllmConfig(
+        role=config.role,
+        host=config.host,
+        port=config.port,
+        connector=CONNECTORS[args.connector],
+        bootstrap_port=config.bootstrap_port or 0,
+        model_id=config.model_id,
+        tokenizer_folder=args.tokenizer,
+        dp_size=config.dp_size,
+        block_size=config.page_size if config.page_size > 1 else 16,
+        chunk_tokens=config.chunk_tokens,
+        prefill_tokens_per_s=config.prefill_tokens_per_s,
+        lead_s=config.lead_s,
+        transfer_s_per_token=config.transfer_s_per_token,
+        decode_step_s=config.decode_step_s,
+        time_scale=config.time_scale,
+        max_num_seqs=config.max_running_requests,
+        max_total_tokens=config.max_total_tokens,
+        lease_s=args.lease_s,
+        n_kept_seen=config.n_kept_seen,
+    )
+
+
+async def serve(args: argparse.Namespace) -> None:
     """Runs the workers until SIGINT or SIGTERM."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
     async with contextlib.AsyncExitStack() as stack:
-        for config in workers:
-            sim = await stack.enter_async_context(SglangSim(config))
-            place = f" bootstrap port {sim.bootstrap_port}" if config.role == "prefill" else ""
+        tokenizer = None if args.tokenizer is None else FolderTokenizer(args.tokenizer)
+        for config in configs(args):
+            sim: SglangSim | VllmSim
+            if args.engine == "vllm":
+                made = VllmSim(vllm_config(args, config), tokenizer)
+                sim = await stack.enter_async_context(made)
+            else:
+                sim = await stack.enter_async_context(SglangSim(config))
+            is_met = config.role == "prefill" and sim.bootstrap_port is not None
+            place = f" bootstrap port {sim.bootstrap_port}" if is_met else ""
             sys.stdout.write(f"simulated {config.role} worker ready at {sim.url}{place}\n")
         sys.stdout.flush()
         await stop.wait()
@@ -101,7 +140,7 @@ async def serve(workers: Sequence[SimConfig]) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code 0 after a signal, 1 when a port is taken."""
     try:
-        asyncio.run(serve(configs(argv)))
+        asyncio.run(serve(parser().parse_args(argv)))
     except OSError as error:
         sys.stderr.write(f"cannot listen: {error}\n")
         return 1

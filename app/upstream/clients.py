@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import ssl
 import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from app.clock import Clock
+from app.upstream.grpc_tls import GrpcTls
 from app.upstream.sglang_worker import SglangWorkerClient
 from app.workers.states import State
-from app.workers.worker import Worker
+from app.workers.worker import Engine, Worker, WorkerInfo
+
+if TYPE_CHECKING:
+    from app.upstream.vllm_worker import VllmWorker
 
 
 class WorkerClients:
@@ -21,6 +27,8 @@ class WorkerClients:
         health_path: What a probe asks.
         control_timeout_s: Longest time for one control call.
         ssl_context: For ``https`` workers; the system's default verification if left out.
+        grpc_tls: For ``grpcs`` workers.
+        on_info: See :class:`app.upstream.vllm_worker.VllmWorker`.
         now_s: Clock of the pools.
     """
 
@@ -32,6 +40,8 @@ class WorkerClients:
         health_path: str = "/health",
         control_timeout_s: float = 5.0,
         ssl_context: ssl.SSLContext | None = None,
+        grpc_tls: GrpcTls | None = None,
+        on_info: Callable[[Worker, WorkerInfo], None] | None = None,
         now_s: Clock = time.monotonic,
     ) -> None:
         self._connect_timeout_s = connect_timeout_s
@@ -39,11 +49,38 @@ class WorkerClients:
         self._health_path = health_path
         self._control_timeout_s = control_timeout_s
         self._ssl_context = ssl_context
+        self._grpc_tls = grpc_tls
+        self._on_info = on_info
         self._now_s = now_s
         self._clients: dict[str, SglangWorkerClient] = {}
+        self._vllm_clients: dict[str, VllmWorker] = {}
+
+    def control(self, worker: Worker) -> SglangWorkerClient | VllmWorker:
+        """Return the client of a worker of either engine, for calls that both have."""
+        return self.vllm(worker) if worker.spec.engine is Engine.VLLM else self.get(worker)
+
+    def vllm(self, worker: Worker) -> VllmWorker:
+        """Return a vLLM worker's client. Needs a running event loop.
+
+        Raises:
+            ValueError: It is no vLLM worker.
+        """
+        client = self._vllm_clients.get(worker.id)
+        if client is None:
+            # gRPC and its messages are 13 MB that a gateway before SGLang never needs.
+            from app.upstream.vllm_worker import VllmWorker  # noqa: PLC0415
+
+            client = self._vllm_clients[worker.id] = VllmWorker(
+                worker,
+                tls=self._grpc_tls,
+                connect_timeout_s=self._connect_timeout_s,
+                control_timeout_s=self._control_timeout_s,
+                on_info=self._on_info,
+            )
+        return client
 
     def get(self, worker: Worker) -> SglangWorkerClient:
-        """Return the worker's client.
+        """Return an SGLang worker's client.
 
         Raises:
             ValueError: It is no SGLang worker.
@@ -66,12 +103,16 @@ class WorkerClients:
 
     async def drop(self, worker: Worker) -> None:
         """Close the connections to a worker that was removed."""
-        client = self._clients.pop(worker.id, None)
-        if client is not None:
-            await client.aclose()
+        for client in (
+            self._clients.pop(worker.id, None),
+            self._vllm_clients.pop(worker.id, None),
+        ):
+            if client is not None:
+                await client.aclose()
 
     async def aclose(self) -> None:
         """Close all connections."""
-        while self._clients:
-            _, client = self._clients.popitem()
-            await client.aclose()
+        for clients in (self._clients, self._vllm_clients):
+            while clients:
+                _, client = clients.popitem()
+                await client.aclose()

@@ -7,6 +7,7 @@
         ConnectTimeout    the same, after waiting for the connection
       SilenceTimeout      the worker said nothing for too long
       BrokenResponse      the answer was cut, reset or is not HTTP/1.1
+      RpcFailed           the engine ended the call with an error status (gRPC only)
       BodyTooLong         the answer is longer than the caller takes
 """
 
@@ -48,3 +49,22 @@ class BrokenResponse(UpstreamError):
 
 class BodyTooLong(UpstreamError):
     """The body is longer than the limit that the caller gave."""
+
+
+class RpcFailed(UpstreamError):
+    """A gRPC call ended with a status other than OK, and not because the connection was lost.
+
+    Args:
+        status: Name of the status, as ``INVALID_ARGUMENT``.
+        http_status: What a client of the gateway is answered.
+        message: The worker's own text.
+        code: ``constraint_failed`` when the engine could not keep the output constraint that
+            was asked for; else empty.
+    """
+
+    def __init__(self, status: str, http_status: int, message: str, code: str = "") -> None:
+        super().__init__(message)
+        self.status = status
+        self.http_status = http_status
+        self.message = message
+        self.code = code

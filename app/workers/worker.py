@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from app.clock import Clock
+    from app.workers.vllm_facts import VllmFacts
 
 _DEFAULT_PORTS = {"http": 80, "https": 443, "grpc": 80, "grpcs": 443}
 _HOST = re.compile(r"[a-z0-9_]([a-z0-9_.-]*[a-z0-9_.])?", re.ASCII)
@@ -160,7 +161,8 @@ class WorkerSpec:
 class WorkerInfo:
     """What a worker said of itself at its last registration; None or empty: it did not say.
 
-    For SGLang from ``/v1/models``, ``/server_info`` and ``/model_info`` (seen with 0.5.23).
+    For SGLang from ``/v1/models``, ``/server_info`` and ``/model_info`` (seen with 0.5.23); for
+    vLLM from GetModelInfo, GetServerInfo and GetLoads. ``page_size`` is vLLM's block size.
     """
 
     model_ids: tuple[str, ...] = ()
@@ -176,6 +178,7 @@ class WorkerInfo:
     labels: Mapping[str, str] = field(default_factory=dict, hash=False)
     load_balance_method: str | None = None
     context_length: int | None = None
+    vllm: VllmFacts | None = None
 
 
 NO_INFO = WorkerInfo()

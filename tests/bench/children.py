@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -38,15 +38,19 @@ class Stub:
     role: str
     port: int
     pid: int
+    scheme: str = "http"
+    control_port: int = 0
+    """Where a worker that speaks gRPC answers the benchmark's own questions."""
 
     @property
     def url(self) -> str:
         """Its base URL."""
-        return f"http://127.0.0.1:{self.port}"
+        return f"{self.scheme}://127.0.0.1:{self.port}"
 
     def ask(self, method: str, path: str) -> dict[str, Any]:
         """The JSON of one of its own routes (``/stub/stats``, ``/stub/interval/US``)."""
-        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", self.port, 10)) as there:
+        port = self.control_port or self.port
+        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, 10)) as there:
             there.request(method, path)
             answer: dict[str, Any] = json.loads(there.getresponse().read())
         return answer
@@ -107,14 +111,42 @@ class Bench:
             raise BenchFailed(f"the {role} stub did not start: {log.read_text()}")
         return Stub(role, int(words[1]), child.pid)
 
+    def start_grpc_stub(self, role: str, folder: Path, first_word: int) -> Stub:
+        """A stub vLLM worker on a free port."""
+        command = [sys.executable, str(HERE / "grpc_stub.py"), "--role", role]
+        command += ["--folder", str(folder), "--first-word", str(first_word)]
+        child, log = self.spawn(f"grpc-stub-{role}", command, stdout=subprocess.PIPE)
+        assert child.stdout is not None
+        words = child.stdout.readline().split()
+        if len(words) != 3:
+            raise BenchFailed(f"the {role} stub did not start: {log.read_text()}")
+        return Stub(role, int(words[1]), child.pid, "grpc", int(words[2]))
+
     def start_gateway(
-        self, name: str, python: str, prefill: Stub, decode: Stub, policy: str | None = None
+        self,
+        name: str,
+        python: str,
+        prefill: Stub,
+        decode: Stub,
+        policy: str | None = None,
+        more: Sequence[str] = (),
     ) -> Gateway:
-        """``tandem`` (this repository) or ``smg``, ready to serve the pair."""
+        """``tandem`` (this repository) or ``smg``, ready to serve the pair.
+
+        Args:
+            name: Which of the two.
+            python: Its interpreter.
+            prefill: The prefill worker.
+            decode: The decode worker.
+            policy: Of both roles; its own if left out.
+            more: Further flags.
+        """
         port, metrics_port = free_port(), free_port()
         module = ["-m", "smg", "launch"] if name == "smg" else ["-m", "app"]
         command = [python, *module, "--pd-disaggregation"]
-        command += ["--prefill", prefill.url, str(prefill.port), "--decode", decode.url]
+        command += ["--prefill", prefill.url]
+        command += [str(prefill.port)] if prefill.scheme == "http" else []
+        command += ["--decode", decode.url, *more]
         command += ["--host", "127.0.0.1", "--port", str(port)]
         command += ["--prometheus-port", str(metrics_port), "--log-level", "warn"]
         command += ["--policy", policy] if policy else []
@@ -122,7 +154,8 @@ class Bench:
         environment = {k: v for k, v in ENVIRONMENT.items() if not k.startswith("TANDEM_")}
         if name == "tandem":
             environment["PYTHONPATH"] = str(REPOSITORY)
-        child, log = self.spawn(name, command, cwd=self.folder, env=environment)
+        log_name = f"{name}-{prefill.scheme}"
+        child, log = self.spawn(log_name, command, cwd=self.folder, env=environment)
         deadline_s = time.monotonic() + 45
         while not answers(port):
             if child.poll() is not None or time.monotonic() > deadline_s:

@@ -2,9 +2,10 @@
  * answer to the last one is complete and checked (reply.h). One thread, epoll, 127.0.0.1 only.
  *
  *   load --port N --body FILE [--path /v1/chat/completions] [--connections 32] [--seconds 3]
- *        [--events K] [--ramp-s 0] [--drain-s 30]
+ *        [--events K] [--numbered 1] [--ramp-s 0] [--drain-s 30]
  *
- * With --events K every answer must be a stream of exactly K events. The first "@@@@@@@@@@@@" of
+ * With --events K every answer must be a stream of exactly K events; with --numbered 1 only those
+ * that carry a number are counted. The first "@@@@@@@@@@@@" of
  * the body is replaced by a number of its own in every request, so that prompts differ. After
  * --seconds no request is begun; open ones have --drain-s to end, so that every request begun is
  * counted. All connections are made before the clock starts. Prints one JSON object: counts, and latencies in microseconds from the send.
@@ -190,6 +191,7 @@ int main(int argc, char **argv) {
         else if (!strcmp(flag, "--connections")) n_connections = atoi(value);
         else if (!strcmp(flag, "--seconds")) seconds = atof(value);
         else if (!strcmp(flag, "--events")) n_expected = atoi(value);
+        else if (!strcmp(flag, "--numbered")) only_numbered = atoi(value);
         else if (!strcmp(flag, "--ramp-s")) ramp_s = atof(value);
         else if (!strcmp(flag, "--drain-s")) drain_s = atof(value);
         else { fprintf(stderr, "load: unknown flag %s\n", flag); return 2; }

@@ -117,7 +117,8 @@ class _Client:
                 last_s = now_s
             await reader.readexactly(2)
         if n_expected:
-            tally.n_events += _check_events(bytes(body), n_expected)
+            check = _check_numbered if self._asked.numbered else _check_events
+            tally.n_events += check(bytes(body), n_expected)
         elif not (body.startswith(b"{") and body.endswith(b"}")):
             raise WrongAnswer("not an object")
         tally.n_ok += 1
@@ -137,6 +138,17 @@ def _check_events(body: bytes, n_expected: int) -> int:
     return n_expected
 
 
+def _check_numbered(body: bytes, n_expected: int) -> int:
+    lines = [line for line in body.splitlines() if line and not line.startswith(b":")]
+    if not lines or lines.pop() != b"data: [DONE]":
+        raise WrongAnswer("no [DONE] at the end")
+    if not all(b"finish_reason" in line for line in lines):
+        raise WrongAnswer("error event")
+    if [int(number) for number in _NUMBER.findall(body)] != list(range(n_expected)):
+        raise WrongAnswer("events out of order")
+    return n_expected
+
+
 async def main() -> int:
     """Runs the load and prints the report."""
     parser = argparse.ArgumentParser(description="A closed-loop load generator.")
@@ -146,6 +158,7 @@ async def main() -> int:
     parser.add_argument("--connections", type=int, default=32)
     parser.add_argument("--seconds", type=float, default=3.0)
     parser.add_argument("--events", type=int, default=0)
+    parser.add_argument("--numbered", type=int, default=0)
     parser.add_argument("--ramp-s", type=float, default=0.0)
     parser.add_argument("--drain-s", type=float, default=30.0)
     asked = parser.parse_args()

@@ -9,6 +9,7 @@ from typing import Any
 
 import cpu
 from children import Bench, Gateway, Stub
+from model import write_model
 from scenarios import Scenario, write_body
 
 
@@ -61,10 +62,18 @@ def median(samples: Sequence[Sample]) -> Sample:
 
 
 class Pair:
-    """The stub pair every target is measured with."""
+    """The stub pair every target is measured with.
+
+    Attributes:
+        flags: What a gateway is told beside the pair's URLs.
+        can_be_asked: A client can ask the decode stub without a gateway.
+    """
+
+    can_be_asked = True
 
     def __init__(self, bench: Bench) -> None:
         self._bench = bench
+        self.flags: tuple[str, ...] = ()
         self.prefill = bench.start_stub("prefill")
         self.decode = bench.start_stub("decode")
 
@@ -97,7 +106,22 @@ class Pair:
         arguments = ["--body", str(body), "--connections", str(scenario.n_connections)]
         arguments += ["--seconds", str(seconds), "--drain-s", "10"]
         arguments += ["--events", str(scenario.n_events)] if scenario.n_events else []
+        arguments += [] if self.can_be_asked else ["--numbered", "1"]
         return self._bench.load(port, *arguments)
+
+
+class GrpcPair(Pair):
+    """A pair of stub vLLM workers, and the tokenizer that gateways need before them."""
+
+    can_be_asked = False
+
+    def __init__(self, bench: Bench) -> None:
+        self._bench = bench
+        folder = bench.folder / "model"
+        first_word = write_model(folder)
+        self.flags = ("--model-path", str(folder))
+        self.prefill = bench.start_grpc_stub("prefill", folder, first_word)
+        self.decode = bench.start_grpc_stub("decode", folder, first_word)
 
 
 def _set_interval(stub: Stub, interval_us: int) -> None:

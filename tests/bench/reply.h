@@ -9,6 +9,9 @@
 #include <string.h>
 #include <strings.h>
 
+/* Count the numbered events only: gateways that write events of their own add others. */
+static int only_numbered;
+
 enum phase { HEAD, BODY, CHUNK_SIZE, CHUNK_DATA, CHUNK_END, TRAILER, COMPLETE, WRONG };
 
 struct answer {
@@ -39,7 +42,7 @@ static void sse_line(struct answer *a, const char *p, size_t n) {
     const char *mark = memmem(p, n, "\" w", 3);
     if (mark && atoi(mark + 3) != a->next_event++) { refuse(a, "event out of order", p, n); return; }
     if (!mark && !memmem(p, n, "finish_reason", 13)) { refuse(a, "error event", p, n); return; }
-    a->n_events++;
+    a->n_events += mark || !only_numbered;
 }
 
 static void content(struct answer *a, const char *p, size_t n) {

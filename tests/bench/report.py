@@ -16,7 +16,7 @@ _HEADINGS = (
     "conn.",
     "target",
     "CPU µs/request (kernel)",
-    "CPU µs/event",
+    "CPU µs/event or token",
     "requests/s",
     "p50 ms",
     "p99 ms",
@@ -43,11 +43,11 @@ def machine() -> str:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Every scenario and target; added latency is against the stub alone."""
+    """Every scenario and target; added latency is against the stub alone, where there is such."""
     lines = [_line(_HEADINGS), _line(["---"] * len(_HEADINGS))]
     for scenario, samples in rows:
         for target, sample in samples.items():
-            lines.append(_line(_cells(scenario, target, sample, samples[ALONE])))
+            lines.append(_line(_cells(scenario, target, sample, samples.get(ALONE))))
     return "\n".join(lines)
 
 
@@ -79,8 +79,13 @@ def faults(rows: Sequence[Row]) -> list[str]:
     ]
 
 
-def _cells(scenario: Scenario, target: str, sample: Sample, alone: Sample) -> list[str]:
+def _cells(scenario: Scenario, target: str, sample: Sample, alone: Sample | None) -> list[str]:
     is_gateway = target != ALONE
+    added = (
+        [_ms(sample.p50_us - alone.p50_us), _ms(sample.p99_us - alone.p99_us)]
+        if is_gateway and alone is not None
+        else ["-", "-"]
+    )
     return [
         scenario.name,
         str(scenario.n_connections),
@@ -90,8 +95,7 @@ def _cells(scenario: Scenario, target: str, sample: Sample, alone: Sample) -> li
         f"{sample.rate_per_s:.0f}",
         _ms(sample.p50_us),
         _ms(sample.p99_us),
-        _ms(sample.p50_us - alone.p50_us) if is_gateway else "-",
-        _ms(sample.p99_us - alone.p99_us) if is_gateway else "-",
+        *added,
         f"{_ms(sample.first_p50_us)} / {_ms(sample.first_p99_us)}" if sample.n_events else "-",
         f"{sample.peak_bytes / 1e6:.0f}" if is_gateway else "-",
     ]

@@ -41,6 +41,16 @@ SCENARIOS = (
     Scenario("non-streamed, 500 KB", 32, body_bytes=512_000),
 )
 
+GRPC_SCENARIOS = (
+    Scenario("64 tokens, non-streamed", 1),
+    Scenario("64 tokens, non-streamed", 32),
+    Scenario("64 tokens, streamed", 1, n_events=64),
+    Scenario("64 tokens, streamed", 32, n_events=64),
+    Scenario("64 tokens, 20/s", 64, n_events=64, interval_us=50_000),
+    Scenario("non-streamed, 50 KB", 8, body_bytes=51_200),
+)
+"""Fewer connections: a stub in Python, which a gateway in C could keep busy for ever."""
+
 
 def chat_body(n_bytes: int, n_events: int) -> bytes:
     """A chat request of about ``n_bytes``: a quarter shared between requests, the rest not.

@@ -1,29 +1,27 @@
 """What the end-to-end suite runs against: simulated workers, or any gateway that is up.
 
-Without options a simulated pair and the gateway are started here. With ``--gateway-url`` (and
-``--worker-urls``, where the workers' own load counters are read) it runs against that one;
-``make test-engines`` does so with real SGLang workers. No test is left out in either case.
+Without options a simulated SGLang pair and the gateway are started here. With ``--gateway-url``
+(and ``--worker-urls``, where the workers' own load counters are read) it runs against that one;
+``make test-engines`` does so with real workers. A test without a marker is for every engine;
+``engine`` names those that a test is for, ``real`` says that it needs real workers.
 """
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import httpx
 import openai
 import pytest
-import uvicorn
 
-from app.main import create_app
-from app.settings import PrefillUrl, Settings
-from app.sim import SglangSim, sim_pair
+from app.sim import SglangSim
+from tests.e2e.loads import BUSY_WITHIN_S, Workers
+from tests.e2e.simulated import ENGINES, READY_WITHIN_S, Fleet, Real, Simulated
 
-READY_WITHIN_S = 20.0
-DECODE_STEP_S = 0.004
-"""A simulated token; 2,000 of them outlast every test that leaves in the middle."""
+SIMULATED = ("sglang",)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -31,87 +29,61 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("end-to-end suite")
     group.addoption("--gateway-url", help="run against this gateway, with real workers behind it")
     group.addoption("--worker-urls", default="", help="its workers, separated by spaces")
+    group.addoption("--engine", choices=ENGINES, default=ENGINES[0], help="what they are")
+    group.addoption("--engine-run", default="", help="folder with the workers' logs")
+    group.addoption("--engine-model", default="", help="folder of the model")
 
 
-@dataclass
-class Fleet:
-    """A gateway and its workers.
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Runs a test once against each engine that is there and that its markers allow."""
+    if "fleet" not in metafunc.fixturenames:
+        return
+    is_real = bool(metafunc.config.getoption("--gateway-url", default=None))
+    there = (metafunc.config.getoption("--engine"),) if is_real else SIMULATED
+    needs_real = metafunc.definition.get_closest_marker("real") is not None
+    marker = metafunc.definition.get_closest_marker("engine")
+    wanted = () if marker is None else marker.args
+    engines = [
+        engine
+        for engine in there
+        if (is_real or not needs_real)
+        and (not wanted or engine in wanted or engine.split("-")[0] in wanted)
+    ]
+    # A test that is for none of them is dropped below.
+    metafunc.parametrize("fleet", engines or [None], indirect=True, scope="session")
 
-    Attributes:
-        gateway_url: Without a trailing slash.
-        worker_urls: Every worker behind it.
-        sims: The simulated workers, prefill first; empty for real ones.
-    """
 
-    gateway_url: str
-    worker_urls: tuple[str, ...]
-    sims: tuple[SglangSim, ...] = ()
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Drops the tests that are for none of the engines which are there."""
+    dropped = [item for item in items if _engine(item, "any") is None]
+    if dropped:
+        config.hook.pytest_deselected(items=dropped)
+        items[:] = [item for item in items if item not in dropped]
 
 
-@dataclass
-class Simulated:
-    """A simulated pair and a gateway, in a thread with a loop of its own.
-
-    One fleet serves all tests, whose own loops end with each test.
-    """
-
-    fleet: Fleet | None = None
-    error: BaseException | None = None
-    is_up: threading.Event = field(default_factory=threading.Event)
-    stopping: asyncio.Event = field(default_factory=asyncio.Event)
-    loop: asyncio.AbstractEventLoop | None = None
-
-    def run(self) -> None:
-        """The thread's body."""
-        try:
-            asyncio.run(self._serve())
-        except BaseException as error:  # noqa: BLE001 - the thread's end is the test run's business
-            self.error = error
-        finally:
-            self.is_up.set()
-
-    def stop(self) -> None:
-        """Asks the thread to end."""
-        if self.loop is not None and self.loop.is_running():
-            self.loop.call_soon_threadsafe(self.stopping.set)
-
-    async def _serve(self) -> None:
-        self.loop = asyncio.get_running_loop()
-        async with sim_pair(decode_step_s=DECODE_STEP_S, context_length=8192) as (prefill, decode):
-            settings = Settings(
-                prefill=(PrefillUrl(prefill.url, prefill.bootstrap_port),),
-                decode=(decode.url,),
-                log_level="error",
-            )
-            server = uvicorn.Server(
-                uvicorn.Config(create_app(settings), host="127.0.0.1", port=0, log_config=None)
-            )
-            async with asyncio.TaskGroup() as group:
-                serving = group.create_task(server.serve())
-                while not server.started and not serving.done():  # noqa: ASYNC110
-                    await asyncio.sleep(0.01)
-                port = server.servers[0].sockets[0].getsockname()[1]
-                self.fleet = Fleet(
-                    f"http://127.0.0.1:{port}", (prefill.url, decode.url), (prefill, decode)
-                )
-                self.is_up.set()
-                await self.stopping.wait()
-                server.should_exit = True
+def _engine(item: pytest.Item, default: str) -> Any:
+    call: Any = getattr(item, "callspec", None)
+    return default if call is None else call.params.get("fleet", default)
 
 
 @pytest.fixture(scope="session")
 def fleet(request: pytest.FixtureRequest) -> Iterator[Fleet]:
     """The gateway under test, ready to serve."""
-    given = request.config.getoption("--gateway-url", default=None)
+    config, engine = request.config, str(request.param)
+    given = config.getoption("--gateway-url", default=None)
     if given:
-        workers = str(request.config.getoption("--worker-urls", default="")).split()
+        workers = str(config.getoption("--worker-urls", default="")).split()
         if not workers:
             pytest.exit("--gateway-url needs --worker-urls: the suite reads the workers' counters")
-        found = Fleet(str(given).rstrip("/"), tuple(workers))
+        real = Real(
+            Path(str(config.getoption("--engine-run"))),
+            Path(str(config.getoption("--engine-model"))),
+        )
+        found = Fleet(engine, str(given).rstrip("/"), tuple(workers), real=real)
         _wait_until_ready(found.gateway_url)
         yield found
         return
-    simulated = Simulated()
+    simulated = Simulated(engine)
     thread = threading.Thread(target=simulated.run, name="simulated fleet")
     thread.start()
     try:
@@ -148,9 +120,9 @@ def gateway_url(fleet: Fleet) -> str:
 
 
 @pytest.fixture(scope="session")
-def worker_urls(fleet: Fleet) -> tuple[str, ...]:
-    """Every worker's base URL."""
-    return fleet.worker_urls
+def engine(fleet: Fleet) -> str:
+    """The kind of workers: sglang, vllm-nixl or vllm-mooncake."""
+    return fleet.engine
 
 
 @pytest.fixture(scope="session")
@@ -185,3 +157,11 @@ async def http(gateway_url: str) -> AsyncIterator[httpx.AsyncClient]:
     """A plain HTTP client of the gateway."""
     async with httpx.AsyncClient(base_url=gateway_url, trust_env=False, timeout=60.0) as client:
         yield client
+
+
+@pytest.fixture
+async def workers(fleet: Fleet) -> AsyncIterator[Workers]:
+    """The workers' counters, at rest before the test."""
+    async with Workers(fleet.worker_urls) as watched:
+        await watched.until_idle(BUSY_WITHIN_S)
+        yield watched

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
@@ -12,65 +11,15 @@ import openai
 import pytest
 from openai.types.chat import ChatCompletionMessageParam
 
+from tests.e2e.loads import Workers
+
 STORY: list[ChatCompletionMessageParam] = [{"role": "user", "content": "Tell a long story."}]
-NOTICED_WITHIN_S = 1.0
-BUSY_WITHIN_S = 10.0
 LONG: dict[str, Any] = {
     "messages": STORY,
     "temperature": 0,
     "max_tokens": 2000,
     "extra_body": {"ignore_eos": True},
 }
-QUEUES = (
-    "prefill_bootstrap_queue_reqs",
-    "prefill_inflight_queue_reqs",
-    "decode_prealloc_queue_reqs",
-    "decode_transfer_queue_reqs",
-    "decode_retracted_queue_reqs",
-)
-
-
-class Workers:
-    """The workers' own counters of requests they hold."""
-
-    def __init__(self, http: httpx.AsyncClient, urls: tuple[str, ...]) -> None:
-        self.http = http
-        self.urls = urls
-
-    async def n_requests(self) -> int:
-        """Running, waiting and in transfer, on all workers."""
-        total = 0
-        for url in self.urls:
-            loads = (await self.http.get(f"{url}/v1/loads")).raise_for_status().json()["loads"]
-            for load in loads:
-                total += load["num_running_reqs"] + load["num_waiting_reqs"]
-                total += sum(load["disaggregation"][name] for name in QUEUES)
-        return total
-
-    async def until_busy(self) -> None:
-        """Waits until a worker holds a request."""
-        async with asyncio.timeout(BUSY_WITHIN_S):
-            while not await self.n_requests():  # noqa: ASYNC110 - another process counts
-                await asyncio.sleep(0.02)
-
-    async def until_idle(self, within_s: float = NOTICED_WITHIN_S) -> float:
-        """Waits until no worker holds a request; returns the seconds it took."""
-        loop = asyncio.get_running_loop()
-        start_s = loop.time()
-        while n := await self.n_requests():
-            waited_s = loop.time() - start_s
-            assert waited_s < within_s, f"{n} requests are still held after {waited_s:.2f} s"
-            await asyncio.sleep(0.02)
-        return loop.time() - start_s
-
-
-@pytest.fixture
-async def workers(worker_urls: tuple[str, ...]) -> AsyncIterator[Workers]:
-    """The workers' counters, at rest before and after the test."""
-    async with httpx.AsyncClient(trust_env=False, timeout=5.0) as http:
-        watched = Workers(http, worker_urls)
-        await watched.until_idle(BUSY_WITHIN_S)
-        yield watched
 
 
 async def leave_stream(

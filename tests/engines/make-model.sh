@@ -3,9 +3,9 @@
 #
 # Usage: VENV=DIR make-model.sh OUT_DIR
 set -eu
-here=$(CDPATH= cd -- "$(dirname -- "$0")" && pwd)
+here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
 [ $# -eq 1 ] || { sed -n '2,4p' "$0"; exit 2; }
-: "${VENV:?set VENV to the folder that setup-sglang.sh made}"
+: "${VENV:?set VENV to the folder that a setup script made}"
 out=$1
 [ ! -f "$out/config.json" ] || { echo "ready: $out"; exit 0; }
 py="$VENV/bin/python"

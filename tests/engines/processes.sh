@@ -1,3 +1,4 @@
+# shellcheck shell=sh
 # Sourced by the start and stop scripts: processes known by pid AND start time, so
 # that a reused pid is never taken for ours.
 
@@ -16,6 +17,7 @@ alive() {
 
 # tree PID: its children, theirs, and itself.
 tree() {
+    # shellcheck disable=SC2013
     for child in $(cat /proc/"$1"/task/*/children 2>/dev/null); do tree "$child"; done
     echo "$1"
 }

@@ -12,7 +12,7 @@
 # of stand_ins/: with them SGLang takes its native torch paths.
 set -eu
 
-here=$(CDPATH= cd -- "$(dirname -- "$0")" && pwd)
+here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
 [ $# -eq 1 ] || { sed -n '2,12p' "$0"; exit 2; }
 venv=$1
 if [ -z "${PYTHON:-}" ]; then

@@ -12,14 +12,15 @@
 #   PIN=1              a core for each worker (0: not)      EXTRA_ARGS=
 set -eu
 
-here=$(CDPATH= cd -- "$(dirname -- "$0")" && pwd)
+here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
 [ $# -eq 2 ] || { sed -n '2,13p' "$0"; exit 2; }
+# shellcheck source=SCRIPTDIR/processes.sh
 . "$here/processes.sh"
-model=$(CDPATH= cd -- "$1" && pwd)
+model=$(CDPATH='' cd -- "$1" && pwd)
 mkdir -p "$2"
-run=$(CDPATH= cd -- "$2" && pwd)
+run=$(CDPATH='' cd -- "$2" && pwd)
 : "${VENV:?set VENV to the folder that setup-sglang.sh made}"
-py=$(CDPATH= cd -- "$VENV" && pwd)/bin/python
+py=$(CDPATH='' cd -- "$VENV" && pwd)/bin/python
 n_prefill=${N_PREFILL:-1}
 n_decode=${N_DECODE:-1}
 base=${BASE_PORT:-32210}
@@ -89,7 +90,7 @@ while [ $i -lt $((n_prefill + n_decode)) ]; do
         if ! alive "$run/$name.pid" || [ $(($(date +%s) - started_s)) -gt "$wait_s" ]; then
             echo "$name did not start; the end of $run/$name.log:" >&2
             tail -20 "$run/$name.log" >&2
-            "$here/stop-sglang.sh" "$run"
+            "$here/stop-workers.sh" "$run"
             exit 1
         fi
         sleep 1

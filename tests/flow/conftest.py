@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from pathlib import Path
 
 import pytest
 
 from app.sim import sim_pair
+from app.sim.small_tokenizer import write_small_tokenizer
 from tests.flow.fleet import Fleet, serving
 
 
@@ -23,3 +25,11 @@ async def fleet(stack: AsyncExitStack) -> Fleet:
     """A gateway before one simulated pair."""
     prefill, decode = await stack.enter_async_context(sim_pair())
     return await stack.enter_async_context(serving([prefill], [decode]))
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the small tokenizer that vLLM workers and their gateways use."""
+    folder = tmp_path_factory.mktemp("model")
+    write_small_tokenizer(folder)
+    return folder

@@ -159,7 +159,7 @@ async def test_models_of_the_pair(client: httpx.AsyncClient) -> None:
         (b'{"url": "nothing"}', 400, "url"),
         (b"{", 400, None),
         (b"[]", 400, None),
-        (b'{"url": "grpc://w:1"}', 501, "url"),
+        (b'{"url": "grpc://w:1", "runtime_type": "sglang"}', 400, "runtime_type"),
     ],
 )
 async def test_wrong_worker_is_refused(

@@ -98,7 +98,7 @@ async def test_ended_after_any_step(
         if not is_warm:
             drop_idle_connections(fleet)
         n_through += await end_after(n_steps, how, endpoint, path, data)
-        await until(lambda: not left(), lambda: {"steps": n_steps} | left())
+        await until(lambda: not left(), left)
         assert fleet.charged == [], n_steps
         if n_through == 2:
             break

@@ -34,6 +34,10 @@ async def test_every_served_route_is_described(client: httpx.AsyncClient) -> Non
         "/v1/chat/completions",
         "/v1/completions",
         "/generate",
+        "/v1/tokenize",
+        "/tokenize",
+        "/v1/detokenize",
+        "/detokenize",
         "/v1/models",
         "/v1/models/{model_id}",
         "/workers",
@@ -65,6 +69,19 @@ async def test_generation_is_described_streamed_and_whole(
     assert answers["text/event-stream"]["example"].endswith("data: [DONE]\n\n")
     error = operation["responses"]["502"]["content"]["application/json"]
     assert error["schema"] == {"$ref": "#/components/schemas/Error"}
+
+
+@pytest.mark.parametrize("path", ["/v1/tokenize", "/tokenize", "/v1/detokenize", "/detokenize"])
+async def test_tokens_are_described(client: httpx.AsyncClient, path: str) -> None:
+    """Request and answer have a schema and an example each."""
+    operation = (await _document(client))["paths"][path]["post"]
+    body = operation["requestBody"]["content"]["application/json"]
+    answer = operation["responses"]["200"]["content"]["application/json"]
+    assert body["examples"]
+    assert answer["example"]
+    kind = "Detokenize" if "detokenize" in path else "Tokenize"
+    assert body["schema"] == {"$ref": f"#/components/schemas/{kind}Request"}
+    assert answer["schema"] == {"$ref": f"#/components/schemas/{kind}Answer"}
 
 
 async def test_every_reference_resolves(client: httpx.AsyncClient) -> None:

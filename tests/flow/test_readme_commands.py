@@ -1,6 +1,7 @@
-"""README's commands for SGLang workers, run as they stand there.
+"""README's gateway commands, run as they stand there.
 
-Only addresses are exchanged: the hosts for simulated workers, the gateway's port for a free one.
+Only places are exchanged: the hosts for simulated workers, the gateway's port for a free one, the
+model's path for a folder with a small tokenizer.
 """
 
 import asyncio
@@ -16,23 +17,44 @@ from typing import Any
 import httpx
 import pytest
 
-from app.sim import SglangSim, sim_pair
+from app.sim import SglangSim, VllmSim, sim_pair, vllm_pair
+from app.sim.folder_tokenizer import FolderTokenizer
+from app.sim.small_tokenizer import write_small_tokenizer
+
+AnyWorkers = dict[str, list[SglangSim]] | dict[str, list[VllmSim]]
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
 BLOCKS = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
-GATEWAYS = [block for block in BLOCKS if block.startswith("python -m app")]
+COMMANDS = [block for block in BLOCKS if block.startswith("python -m app")]
+GATEWAYS = [block for block in COMMANDS if "grpc://" not in block]
+NIXL, MOONCAKE = (block for block in COMMANDS if "grpc://" in block)
 ENVIRONMENT = next(block for block in BLOCKS if "uvicorn app.main:app" in block)
 REQUEST = next(block for block in BLOCKS if "curl http://localhost:30000/workers" in block)
+
+
+def model_name() -> str:
+    """The model that README's request asks for."""
+    model = re.search(r'"model": "(.*?)"', REQUEST)
+    assert model
+    return model[1]
 
 
 @asynccontextmanager
 async def fleet() -> AsyncIterator[dict[str, list[SglangSim]]]:
     """Two simulated pairs."""
-    model = re.search(r'"model": "(.*?)"', REQUEST)
-    assert model
     async with AsyncExitStack() as stack:
-        pairs = [await stack.enter_async_context(sim_pair(model_id=model[1])) for _ in range(2)]
+        model = model_name()
+        pairs = [await stack.enter_async_context(sim_pair(model_id=model)) for _ in range(2)]
         yield {"prefill": [p for p, _ in pairs], "decode": [d for _, d in pairs]}
+
+
+@asynccontextmanager
+async def vllm_fleet(connector: str, folder: Path) -> AsyncIterator[dict[str, list[VllmSim]]]:
+    """A simulated vLLM pair with the tokenizer of a folder."""
+    write_small_tokenizer(folder)
+    tokenizer = FolderTokenizer(folder)
+    async with vllm_pair(connector, model_id=model_name(), tokenizer=tokenizer) as (p, d):
+        yield {"prefill": [p], "decode": [d]}
 
 
 def free_port() -> int:
@@ -43,18 +65,20 @@ def free_port() -> int:
         return port
 
 
-def localised(script: str, workers: dict[str, list[SglangSim]], port: int) -> str:
+def localised(script: str, workers: AnyWorkers, port: int) -> str:
     """The script with this test's addresses."""
 
     def prefill(found: re.Match[str]) -> str:
         sim = workers["prefill"][int(found[1] or 1) - 1]
-        return f"{sim.url} {sim.bootstrap_port}"
+        return f"{sim.url} {sim.bootstrap_port}" if found[2] else sim.url
 
     def decode(found: re.Match[str]) -> str:
         return workers["decode"][int(found[1] or 1) - 1].url
 
-    script = re.sub(r"http://prefill(\d?):8000 900\d", prefill, script)
+    script = re.sub(r"http://prefill(\d?):8000( 900\d)", prefill, script)
     script = re.sub(r"http://decode(\d?):8001", decode, script)
+    script = re.sub(r"grpc://prefill(\d?):50051( 8998)?", prefill, script)
+    script = re.sub(r"grpc://decode(\d?):50052", decode, script)
     if "--port" in script:
         script = script.replace("--port 30000", f"--port {port}")
     else:
@@ -104,9 +128,7 @@ def request_body() -> bytes:
     return found[1].encode()
 
 
-async def check_gateway(
-    client: httpx.AsyncClient, workers: dict[str, list[SglangSim]], n_pairs: int
-) -> None:
+async def check_gateway(client: httpx.AsyncClient, workers: AnyWorkers, n_pairs: int) -> None:
     """Roles are shown as given, and a request reaches one whole pair."""
     listed: list[dict[str, Any]] = (await client.get("/workers")).json()["workers"]
     roles = {worker["url"]: worker["worker_type"] for worker in listed}
@@ -137,7 +159,34 @@ async def test_environment() -> None:
         await check_gateway(client, workers, 2)
 
 
+@pytest.mark.parametrize(("connector", "script"), [("nixl", NIXL), ("mooncake", MOONCAKE)])
+async def test_vllm_command(connector: str, script: str, tmp_path: Path) -> None:
+    """A vLLM pair with either backend; the KV cache is handed over, not computed twice."""
+    port = free_port()
+    script = script.replace("/path/to/model", str(tmp_path))
+    async with (
+        vllm_fleet(connector, tmp_path) as workers,
+        running(localised(script, workers, port), port) as client,
+    ):
+        await check_gateway(client, workers, 1)
+        handed_over = (await client.get("/workers")).json()["stats"]["handoffs"]
+    assert handed_over[connector] == 1
+    (decode,) = workers["decode"]
+    assert decode.computed_prompt_tokens == 1
+
+
 def test_commands_are_those_of_the_readme() -> None:
     """A changed README must not leave this file without work."""
     assert len(GATEWAYS) == 2
     assert "--prefill-policy cache_aware" in GATEWAYS[1]
+    assert "--prefill grpc://prefill:50051 \\" in NIXL
+    assert "--prefill grpc://prefill:50051 8998 \\" in MOONCAKE
+
+
+def test_commands_of_the_workers_name_the_gateways_ports() -> None:
+    """Ports and bootstrap port stand in the workers' commands as in the gateway's."""
+    nixl, mooncake = (block for block in BLOCKS if "vllm.entrypoints.grpc_server" in block)
+    for block, name in ((nixl, "NixlConnector"), (mooncake, "MooncakeConnector")):
+        assert block.count(f'"kv_connector":"{name}"') == 2
+        assert re.findall(r"--port (\d+)", block) == ["50051", "50052"]
+    assert "VLLM_MOONCAKE_BOOTSTRAP_PORT=8998" in mooncake

@@ -115,7 +115,13 @@ def test_worker_urls_take_several_words() -> None:
         ("--decode http://a:1 --decode http://a:1/", "--decode http://a:1: the same worker is gi"),
         ("--prefill http://a:1 --decode http://a:1", "--decode http://a:1: the same worker is al"),
         ("--prefill http://a:1 --decode grpc://b:1", "--decode grpc://b:1: gRPC (vLLM) and HTTP"),
-        ("--prefill grpc://a:1", "no vLLM workers over gRPC yet."),
+        ("--prefill grpc://a:1 --decode http://b:1", "--decode http://b:1: gRPC (vLLM) and HTTP"),
+        ("--tool-call-parser x", "--tool-call-parser x: no such parser; choose from none,"),
+        ("--reasoning-parser x", "--reasoning-parser x: no such parser; choose from base,"),
+        ("--missing-handoff wait", "--missing-handoff wait: must be 'fail' or 'recompute'."),
+        ("--kv-lease-secs 0", "--kv-lease-secs 0: must be above 0."),
+        ("--client-cert-path c", "--client-cert-path c: needs --client-key-path too."),
+        ("--client-key-path k", "--client-key-path k: needs --client-cert-path too."),
         ("--request-timeout-secs 0", "--request-timeout-secs 0: must be above 0."),
         ("--max-payload-size 0", "--max-payload-size 0: must be at least 1."),
         ("--prot 1", "--prot: there is no such flag; did you mean --port?"),
@@ -154,11 +160,11 @@ def test_flags_of_smg_are_accepted_with_one_warning() -> None:
     """Flags that have no counterpart are swallowed with their values, each with one warning."""
     warnings: list[str] = []
     line = (
-        "--enable-igw --enable-igw --selector a=b c=d --model-path /m --tls-cert-path=x "
+        "--enable-igw --enable-igw --selector a=b c=d --parser m --tls-cert-path=x "
         "--no-remove-unhealthy-workers --port 5"
     )
     assert cli.load(line.split(), {}, None, warnings.append).port == 5
-    flags = "--enable-igw --selector --model-path --tls-cert-path --no-remove-unhealthy-workers"
+    flags = "--enable-igw --selector --parser --tls-cert-path --no-remove-unhealthy-workers"
     assert [
         f"{flag} is a flag of SMG that has no effect in this version" for flag in flags.split()
     ] == warnings

@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from app.settings import PrefillUrl, Settings, SettingsError, env_name, load, worker_specs
-from app.workers.worker import Role
+from app.workers.worker import Engine, Role
 
 
 def read(environ: Mapping[str, str], **flags: object) -> Settings:
@@ -53,6 +53,18 @@ def test_workers_from_the_environment() -> None:
         ("http://r2:1", Role.REGULAR, None),
     ] == [(spec.url, spec.role, spec.bootstrap_port) for spec in worker_specs(settings)]
     assert settings.pd_disaggregation
+
+
+def test_vllm_workers_from_the_environment() -> None:
+    """Workers over gRPC are taken from the environment, with the bootstrap port of Mooncake."""
+    settings = read(
+        {"TANDEM_PREFILL": "grpc://p:50051 8998, grpcs://p2:1", "TANDEM_DECODE": "grpc://d:50052"}
+    )
+    assert [
+        ("grpc://p:50051", Engine.VLLM, 8998),
+        ("grpcs://p2:1", Engine.VLLM, None),
+        ("grpc://d:50052", Engine.VLLM, None),
+    ] == [(spec.url, spec.engine, spec.bootstrap_port) for spec in worker_specs(settings)]
 
 
 def test_workers_made_in_code() -> None:
@@ -132,9 +144,10 @@ def test_empty_variable_counts_as_not_given() -> None:
             "TANDEM_DECODE=http://d:1: gRPC (vLLM) and HTTP (SGLang) workers cannot form a pair",
         ),
         (
-            {"TANDEM_PREFILL": "grpc://p:1", "TANDEM_DECODE": "grpc://d:1"},
-            "TANDEM_PREFILL=grpc://p:1: this version serves SGLang workers",
+            {"TANDEM_TOOL_CALL_PARSER": "chatty"},
+            "TANDEM_TOOL_CALL_PARSER=chatty: no such parser; choose from none, passthrough, json",
         ),
+        ({"TANDEM_CLIENT_CERT_PATH": "c"}, "TANDEM_CLIENT_CERT_PATH=c: needs --client-key-path"),
     ],
 )
 def test_refusals_name_variable_and_value(environ: dict[str, str], sentence: str) -> None:

@@ -47,3 +47,18 @@ def test_reasons_name_what_lacks() -> None:
     registry.set_state(worker, State.READY)
     assert first_pair(registry) is None
     assert what_is_missing(registry).startswith("no model has both")
+
+
+def test_workers_of_two_engines_are_no_pair() -> None:
+    """An SGLang and a vLLM worker of one model cannot hand over to each other."""
+    registry = Registry()
+    _add(registry, "http://p:1", Role.PREFILL, "m")
+    _add(registry, "grpc://d:1", Role.DECODE, "m")
+    assert ready_models(registry) == ()
+    assert first_pair(registry) is None
+    assert what_is_missing(registry).endswith("that fit together")
+    prefill = _add(registry, "grpc://p:1", Role.PREFILL, "m")
+    pair = first_pair(registry)
+    assert ready_models(registry) == ("m",)
+    assert pair is not None
+    assert pair[0] is prefill

@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import pytest
 from fastapi import FastAPI
 
-from app.api import engine_info, health, models, problem, workers
+from app.api import engine_info, health, models, problem, tokenize, workers
 from app.api.parts import Life
+from app.dispatch.handoff_counts import HandoffCounts
+from app.dispatch.model_texts import ModelTexts, TextSettings
+from app.upstream.clients import WorkerClients
 from app.upstream.failures import ConnectFailed
 from app.upstream.http1 import Head
 from app.workers.drain import Drain
@@ -46,7 +49,9 @@ class ScriptedPool:
     def pool(self) -> ScriptedPool:
         return self
 
-    def exchange(self, method: bytes, target: bytes, headers: object, **_: object) -> ScriptedPool:
+    def exchange(
+        self, method: bytes, target: bytes, headers: object, body: bytes, **_: object
+    ) -> ScriptedPool:
         answer = self.answers.get((self.url, target.decode()), (404, b"{}"))
         return ScriptedPool(self.answers, self.url, answer)
 
@@ -70,8 +75,10 @@ class FakeGateway:
     registry: Registry = field(default_factory=Registry)
     clients: Scripted = field(default_factory=Scripted)
     life: Life = field(default_factory=Life)
+    handoffs: HandoffCounts = field(default_factory=HandoffCounts)
 
     def __post_init__(self) -> None:
+        self.texts = ModelTexts(self.registry, cast("WorkerClients", self.clients), TextSettings())
         self.drain = Drain(self.registry, close=self.clients.drop, limit_s=600, now_s=lambda: 0.0)
 
     def add(self, url: str, role: Role, *model_ids: str) -> Worker:
@@ -95,6 +102,7 @@ async def client(gateway: FakeGateway) -> AsyncIterator[httpx.AsyncClient]:
     app.state.gateway = gateway
     for part in (models, workers, engine_info, health):
         app.include_router(part.router)
+    app.include_router(tokenize.make_router(max_body_bytes=1000))
     problem.install(app)
     transport = httpx.ASGITransport(app=app)
     async with httpx.AsyncClient(transport=transport, base_url="http://tandem") as client:
@@ -225,3 +233,48 @@ async def test_health_generate_asks_both(gateway: FakeGateway, client: httpx.Asy
     assert _code(await client.get("/health_generate")) == "worker_unreachable"
     gateway.clients.answers["http://d:1", "/health_generate"] = (200, b"")
     assert (await client.get("/health_generate")).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/v1/tokenize", "/tokenize"])
+async def test_tokens_of_sglang_models_come_from_the_worker(
+    gateway: FakeGateway, client: httpx.AsyncClient, path: str
+) -> None:
+    """Its answer or its refusal; 501 when it has no such route."""
+    _pair(gateway)
+    assert (await client.post(path, json={"model": "org/m"})).status_code == 501
+    gateway.clients.answers["http://d:1", "/v1/tokenize"] = (200, b'{"tokens":[1],"count":1}')
+    answer = await client.post(path, json={"model": "org/m", "prompt": "a"})
+    assert (answer.status_code, answer.json()) == (200, {"tokens": [1], "count": 1})
+    gateway.clients.answers["http://d:1", "/v1/tokenize"] = (400, b'{"message":"no prompt"}')
+    answer = await client.post(path, json={})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "worker_rejected")
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code"),
+    [
+        (b'{"model":"nobody","prompt":"a"}', 404, "model_not_found"),
+        (b'{"model":7,"prompt":"a"}', 400, "invalid_request"),
+        (b"{", 400, "invalid_json"),
+        (b"[]", 400, "invalid_request"),
+        (b" " * 1001, 413, "request_body_too_large"),
+    ],
+)
+async def test_bad_tokenize_request(
+    gateway: FakeGateway, client: httpx.AsyncClient, body: bytes, status: int, code: str
+) -> None:
+    """Refused in the one shape on all four routes."""
+    _pair(gateway)
+    for path in ("/v1/tokenize", "/tokenize", "/v1/detokenize", "/detokenize"):
+        answer = await client.post(path, content=body)
+        assert (answer.status_code, _code(answer)) == (status, code)
+
+
+async def test_tokens_without_a_ready_worker(
+    gateway: FakeGateway, client: httpx.AsyncClient
+) -> None:
+    """503, not 404, while a worker may turn out to serve the model."""
+    gateway.registry.add(WorkerSpec(url="http://d:1", role=Role.DECODE))
+    answer = await client.post("/v1/tokenize", json={"model": "m", "prompt": "a"})
+    assert (answer.status_code, _code(answer)) == (503, "no_available_pair")
+    assert answer.headers["retry-after"]

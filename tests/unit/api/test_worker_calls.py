@@ -9,11 +9,12 @@ import orjson
 import pytest
 
 from app.api.engine_info import aggregate, load_rows
-from app.api.worker_calls import Answer, ask_worker, json_of, without_secrets
+from app.api.worker_calls import Answer, ask_vllm, ask_worker, json_of, without_secrets
 from app.errors import LegRejected, LegUnreachable, WorkerError
 from app.upstream.clients import WorkerClients
-from app.upstream.failures import ConnectFailed
+from app.upstream.failures import ConnectFailed, RpcFailed, SilenceTimeout
 from app.upstream.http1 import Head
+from app.upstream.sglang_worker import WorkerRefused
 from app.workers.registry import Registry
 from app.workers.worker import Role, Worker, WorkerSpec
 
@@ -44,6 +45,7 @@ class TableClients:
     def __init__(self, answers: Mapping[str, tuple[int, bytes] | None]) -> None:
         self._answers = answers
         self.asked: list[tuple[str, str, list[tuple[bytes, bytes]]]] = []
+        self.bodies: list[bytes] = []
         self.exchanges: list[TableExchange] = []
 
     def get(self, worker: Worker) -> TableClients:
@@ -58,9 +60,11 @@ class TableClients:
         method: bytes,
         target: bytes,
         headers: Sequence[tuple[bytes, bytes]],
+        body: bytes,
         *,
         silence_timeout_s: float,
     ) -> TableExchange:
+        self.bodies.append(body)
         self.asked.append((method.decode(), target.decode(), list(headers)))
         exchange = TableExchange(self._answers.get(target.decode(), (404, b"")))
         self.exchanges.append(exchange)
@@ -84,6 +88,38 @@ async def test_older_name_is_tried_after_404() -> None:
     assert [target for _, target, _ in clients.asked] == ["/model_info", "/get_model_info"]
     assert (b"authorization", b"Bearer wk") in clients.asked[0][2]
     assert all(exchange.is_closed for exchange in clients.exchanges)
+
+
+async def test_body_is_sent_as_json() -> None:
+    """The client's own bytes, with their type; without a body no type is named."""
+    clients = TableClients({"/x": (200, b"{}")})
+    worker = _worker()
+    fake = cast("WorkerClients", clients)
+    await ask_worker(fake, worker, ("/x",), timeout_s=1, method="POST", body=b'{"a":1}')
+    await ask_worker(fake, worker, ("/x",), timeout_s=1)
+    json_type = (b"content-type", b"application/json")
+    assert [json_type in headers for _, _, headers in clients.asked] == [True, False]
+    assert clients.bodies == [b'{"a":1}', b""]
+
+
+@pytest.mark.parametrize(
+    ("failure", "status", "code"),
+    [
+        (ConnectFailed("no"), 502, "worker_unreachable"),
+        (SilenceTimeout("no", phase="head"), 504, "worker_timeout"),
+        (RpcFailed("UNIMPLEMENTED", 501, "no such call"), 501, "worker_rejected"),
+        (WorkerRefused("requests run"), 502, "worker_rejected"),
+    ],
+)
+async def test_failed_call_of_a_vllm_worker(failure: Exception, status: int, code: str) -> None:
+    """The leg of the worker, with its own status where it has one."""
+
+    async def call() -> None:
+        raise failure
+
+    with pytest.raises(WorkerError) as caught:
+        await ask_vllm(call(), _worker(Role.DECODE))
+    assert (caught.value.status, caught.value.code, caught.value.leg) == (status, code, "decode")
 
 
 @pytest.mark.parametrize(

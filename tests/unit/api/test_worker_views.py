@@ -8,10 +8,12 @@ from pydantic import ValidationError
 
 from app.api.problem import invalid_request
 from app.api.worker_views import NewWorker, list_view, to_spec, view
-from app.errors import InvalidRequest, NotOffered, RequestError
+from app.dispatch.handoff_counts import HandoffCounts
+from app.errors import InvalidRequest, RequestError
 from app.workers.registry import Registry
 from app.workers.states import State
-from app.workers.worker import Role, WorkerInfo, WorkerSpec
+from app.workers.vllm_facts import VllmFacts
+from app.workers.worker import Engine, Role, WorkerInfo, WorkerSpec
 
 
 def _read(**fields: object) -> NewWorker:
@@ -80,9 +82,47 @@ def test_wrong_field_is_named(fields: dict[str, object], param: str, code: str) 
     assert (failure.param, failure.code) == (param, code)
 
 
-def test_vllm_worker_is_not_offered() -> None:
-    """501 for a grpc URL, which this version cannot serve."""
-    assert isinstance(_failure(url="grpc://w:1"), NotOffered)
+def test_vllm_worker_is_told_by_its_url() -> None:
+    """A grpc URL is a vLLM worker, with the bootstrap port of Mooncake; sglang it cannot be."""
+    spec = to_spec(
+        _read(
+            url="grpc://w:1",
+            worker_type="prefill",
+            bootstrap_port=8998,
+            runtime_type="vllm",
+            connection_mode="grpc",
+        )
+    )
+    assert (spec.engine, spec.url, spec.bootstrap_port) == (Engine.VLLM, "grpc://w:1", 8998)
+    failure = _failure(url="grpcs://w:1", runtime_type="sglang")
+    assert (failure.param, failure.status) == ("runtime_type", 400)
+
+
+def test_vllm_worker_shows_its_kv_connector() -> None:
+    """Connector, role, engine id and block size under SMG's names, and the count of handoffs."""
+    registry = Registry()
+    spec = WorkerSpec(url="grpc://p:1", role=Role.PREFILL, labels={"pairing": "blue"})
+    worker = registry.add(spec)
+    shown = view(worker)
+    assert not [name for name in shown if name.startswith("kv_")]
+    assert shown["pd_pairing"] == "vllm/?/blue"
+    facts = VllmFacts(kv_connector="NixlConnector", kv_role="kv_producer", kv_engine_id="e1")
+    registry.set_info(worker, WorkerInfo(model_ids=("m",), dp_size=2, page_size=16, vllm=facts))
+    shown = view(worker)
+    told = [shown[f"kv_{name}"] for name in ("connector", "role", "engine_id", "block_size")]
+    assert told == ["NixlConnector", "kv_producer", "e1", 16]
+    assert (shown["connection_mode"], shown["runtime_type"], shown["dp_size"]) == (
+        "grpc",
+        "vllm",
+        2,
+    )
+    assert shown["pd_pairing"] == "vllm/NixlConnector/blue"
+    counts = HandoffCounts()
+    counts.add("nixl")
+    counts.add("nixl")
+    counts.note_gap(0.0015)
+    stats = list_view(registry.workers(), counts)["stats"]
+    assert stats["handoffs"] == {"nixl": 2, "max_gap_ms": 1.5}
 
 
 def test_view_has_smg_names_and_no_key() -> None:
@@ -122,6 +162,6 @@ def test_list_counts_roles() -> None:
     registry.add(WorkerSpec(url="http://p:1", role=Role.PREFILL))
     registry.add(WorkerSpec(url="http://d:1", role=Role.DECODE))
     registry.add(WorkerSpec(url="http://d:2", role=Role.DECODE))
-    shown = list_view(registry.workers())
+    shown = list_view(registry.workers(), HandoffCounts())
     assert shown["stats"] == {"prefill_count": 1, "decode_count": 2, "regular_count": 0}
     assert shown["total"] == 3

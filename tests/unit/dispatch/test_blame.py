@@ -9,7 +9,14 @@ import pytest
 
 from app.dispatch import blame as blame_module
 from app.dispatch.blame import CAPACITY_BACKOFF_S, Blame
-from app.errors import LegBroken, LegRejected, LegTimedOut, LegUnreachable, WorkerError
+from app.errors import (
+    KV_LOAD_FAILED,
+    LegBroken,
+    LegRejected,
+    LegTimedOut,
+    LegUnreachable,
+    WorkerError,
+)
 from app.scheduling.scheduler import Pair
 from app.workers.breaker import Breaker
 from app.workers.health import ProbeResult
@@ -42,7 +49,7 @@ class Settling:
 
     # As the clients: a client a worker, which can be probed.
 
-    def get(self, worker: Worker) -> Any:
+    def control(self, worker: Worker) -> Any:
         """The client of a worker."""
         return Probed(self, str(worker.spec.role))
 
@@ -106,6 +113,20 @@ async def test_probes_name_the_leg(settling: Settling, kind: str, sick: str | No
     if kind != "silence":
         assert "10.0.0.1:8998" in settled.detail
         assert "Lost connection with prefill" in settled.message
+
+
+@pytest.mark.parametrize(
+    ("sick", "named"), [("prefill", "prefill"), ("decode", "decode"), (None, "decode")]
+)
+async def test_cache_that_could_not_be_loaded(
+    settling: Settling, sick: str | None, named: str
+) -> None:
+    """Prefill is named if it is gone; else decode, which is known to have failed."""
+    settling.sick = {sick} if sick else set()
+    error = LegBroken("no cache", leg="decode", worker_id="d", code=KV_LOAD_FAILED)
+    settled = await settling.blame.settle(error, settling.pair)
+    assert (settled.leg, settling.charged) == (named, [named])
+    assert await settling.blame.settle(settled, settling.pair) is settled
 
 
 async def test_both_sick_is_prefill(settling: Settling) -> None:

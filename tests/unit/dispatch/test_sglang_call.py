@@ -16,7 +16,7 @@ from app.dispatch.sglang import LegTools, SglangCall
 from app.errors import LegBroken, LegRejected, LegTimedOut, LegUnreachable, WorkerError
 from app.protocol.facts import peek
 from app.protocol.routes import Route
-from app.scheduling.scheduler import Grant, Pair
+from app.scheduling.scheduler import Ask, Grant, Pair
 from app.upstream.failures import BrokenResponse, ConnectFailed, SilenceTimeout
 from app.upstream.http1 import Head, encode_lines
 from app.workers.lease import Lease
@@ -91,11 +91,12 @@ class Rig:
             Worker(WorkerSpec("http://prefill:1", Role.PREFILL)),
             Worker(WorkerSpec("http://decode:1", Role.DECODE)),
         )
-        self.grant = Grant(pair, Lease(pair.prefill, 0), Lease(pair.decode, 0))
-        fakes: Any = self
-        self.reaper = LegReaper(fakes)
         body = orjson.dumps({"prompt": "a", "stream": stream, **more})
         prepared = Prepared(peek(Route.COMPLETIONS, body), body, encode_lines([]))
+        leases = Lease(pair.prefill, 0), Lease(pair.decode, 0)
+        self.grant = Grant(Ask(prepared.facts), pair, *leases)
+        fakes: Any = self
+        self.reaper = LegReaper(fakes)
         tools = LegTools(fakes, fakes, self.reaper, hold_decode_s=0.01, silence_timeout_s=60.0)
         self.call = SglangCall(self.grant, prepared, b"", tools, keep_rid=True)
 

@@ -22,7 +22,7 @@ def pytest_asyncio_loop_factories(
     config: pytest.Config, item: pytest.Item
 ) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
     """Runs the client's tests under asyncio and uvloop, every other one under asyncio."""
-    if item.path.name.startswith("test_http1_"):
+    if item.path.name.startswith(("test_http1_", "test_vllm_")):
         return {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
     return {"asyncio": asyncio.new_event_loop}
 

@@ -1,10 +1,11 @@
 #!/bin/sh
-# Ends the workers that start-sglang.sh started in RUN_DIR, and nothing else.
+# Ends the workers that a start script started in RUN_DIR, and nothing else.
 #
-# Usage: stop-sglang.sh RUN_DIR
+# Usage: stop-workers.sh RUN_DIR
 set -eu
-here=$(CDPATH= cd -- "$(dirname -- "$0")" && pwd)
+here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
 [ $# -eq 1 ] || { sed -n '2,4p' "$0"; exit 2; }
+# shellcheck source=SCRIPTDIR/processes.sh
 . "$here/processes.sh"
 for file in "$1"/prefill-*.pid "$1"/decode-*.pid; do
     [ -f "$file" ] && set -- "$@" "$file"

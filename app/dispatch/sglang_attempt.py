@@ -1,0 +1,76 @@
+"""One attempt at a request on an SGLang pair: one call, or one for each choice."""
+
+from __future__ import annotations
+
+import asyncio
+
+from app.dispatch import fan_out
+from app.dispatch.answers import CompletedEventStream, EventStream, whole_body
+from app.dispatch.headers import for_client
+from app.dispatch.reply import Prepared, Reply, once
+from app.dispatch.sglang import LegTools, SglangCall
+from app.errors import WorkerError
+from app.scheduling.scheduler import Grant
+
+
+class SglangAttempt:
+    """Runs a request on one pair; the children of a fan-out share one fate.
+
+    Args:
+        grant: The pair and its leases.
+        prepared: The request.
+        tools: The surroundings of a call.
+        is_first: Only the first attempt uses the client's own ``rid``.
+    """
+
+    def __init__(
+        self, grant: Grant, prepared: Prepared, tools: LegTools, *, is_first: bool
+    ) -> None:
+        self._prepared = prepared
+        self._decode = grant.pair.decode
+        patches = prepared.facts.fan_out_patches
+        keep_rid = is_first and not patches
+        grant.n_prefills_left = max(1, len(patches))
+        self._calls = [
+            SglangCall(grant, prepared, patch, tools, keep_rid=keep_rid)
+            for patch in patches or (b"",)
+        ]
+
+    @property
+    def late_failure(self) -> WorkerError | None:
+        """A failure of prefill after the KV cache had arrived."""
+        return next((call.prefill_error for call in self._calls if call.prefill_error), None)
+
+    async def start(self, legs: asyncio.TaskGroup) -> Reply:
+        """Starts the legs and waits for the first events, or for the whole answer.
+
+        Raises:
+            WorkerError: A leg failed.
+        """
+        if len(self._calls) > 1:
+            return await self._start_children(legs)
+        prepared, call = self._prepared, self._calls[0]
+        facts = prepared.facts
+        first = await call.start(legs)
+        headers = for_client(call.head_headers)
+        if not facts.stream:
+            body = await whole_body(call, first, prepared, self._decode)
+            return Reply(200, headers, once(body), is_stream=False)
+        if facts.wants_prompt_logprobs or facts.include_usage:
+            return Reply(200, headers, CompletedEventStream(call, first, prepared), is_stream=True)
+        return Reply(200, headers, EventStream(call, first), is_stream=True)
+
+    async def _start_children(self, legs: asyncio.TaskGroup) -> Reply:
+        prepared, calls = self._prepared, self._calls
+        firsts = await fan_out.start_all(calls, prepared, self._decode, legs)
+        headers = for_client(calls[0].head_headers)
+        if prepared.facts.stream:
+            merged = fan_out.MergedEventStream(calls, firsts, prepared, legs)
+            return Reply(200, headers, merged, is_stream=True, close=merged.close)
+        body = fan_out.merged_body(prepared, firsts, self._decode)
+        return Reply(200, headers, once(body), is_stream=False)
+
+    def finish(self, *, is_ok: bool) -> None:
+        """Ends both legs of every call; only the first time counts."""
+        for call in self._calls:
+            call.finish(is_ok=is_ok)

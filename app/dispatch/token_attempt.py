@@ -1,0 +1,92 @@
+"""One attempt at a request on a vLLM pair: a call for each choice, and the answer they make."""
+
+from __future__ import annotations
+
+import asyncio
+
+from app.dispatch.reply import Prepared, Reply, once
+from app.dispatch.together import together
+from app.dispatch.token_call import TokenCall
+from app.dispatch.token_leg import Frames, TokenTools
+from app.dispatch.token_streams import MergedTokenStream, TokenStream, feed_to_end
+from app.errors import NoPairAvailable, WorkerError
+from app.scheduling.scheduler import Grant
+from app.text.answer import Envelope
+from app.text.text_route import open_stream, open_whole
+
+_JSON = (b"content-type", b"application/json")
+
+
+class TokenAttempt:
+    """Runs every choice of every prompt on one pair; they share one fate.
+
+    Args:
+        grant: The pair and its leases.
+        prepared: The request.
+        envelope: Id and time of the answer. The engines know a choice by the same id, with the
+            number of the choice if there are several.
+        tools: The surroundings of a call.
+    """
+
+    def __init__(
+        self, grant: Grant, prepared: Prepared, envelope: Envelope, tools: TokenTools
+    ) -> None:
+        if prepared.text is None:
+            raise NoPairAvailable(
+                "The workers of this model have just come; ask again.", retry_after_s=1
+            )
+        self._request = request = prepared.text
+        self._envelope = envelope
+        self._grant = grant
+        self._scheduler = tools.scheduler
+        n_slots = request.n_slots
+        ids = [envelope.id] if n_slots == 1 else [f"{envelope.id}-{i}" for i in range(n_slots)]
+        self._calls = [
+            TokenCall(grant, request.engine_request(slot, ids[slot]), tools, is_alone=n_slots == 1)
+            for slot in range(n_slots)
+        ]
+
+    @property
+    def late_failure(self) -> WorkerError | None:
+        """A failure of prefill that came after decode had the KV cache."""
+        return next((call.late_failure for call in self._calls if call.late_failure), None)
+
+    async def start(self, legs: asyncio.TaskGroup) -> Reply:
+        """Starts the legs and waits for the first tokens, or for the whole answer.
+
+        Raises:
+            WorkerError: A leg failed.
+        """
+        request, calls = self._request, self._calls
+        try:
+            firsts = await together(len(calls), self._start)
+        except WorkerError as error:
+            if any(call.is_sent for call in calls):
+                error.is_unsent = False
+            raise
+        # Every choice has its first token, so prefill is done with all of them.
+        self._scheduler.prefill_ended(self._grant)
+        if not request.stream:
+            whole = open_whole(request, self._envelope)
+            await together(
+                len(calls), lambda slot: feed_to_end(whole, slot, calls[slot], firsts[slot])
+            )
+            return Reply(200, [_JSON], once(whole.body()), is_stream=False)
+        stream = open_stream(request, self._envelope)
+        if len(calls) == 1:
+            return Reply(200, [], TokenStream(calls[0], firsts[0], stream), is_stream=True)
+        merged = MergedTokenStream(calls, firsts, stream, legs)
+        return Reply(200, [], merged, is_stream=True, close=merged.close)
+
+    async def _start(self, slot: int) -> Frames:
+        first = slot - slot % self._request.n
+        if slot != first:
+            # What the first choice's prefill leaves in the cache, the others find there.
+            await self._calls[first].prefill_ended.wait()
+        return await self._calls[slot].start()
+
+    def finish(self, *, is_ok: bool) -> None:
+        """Ends whatever still runs; again is harmless."""
+        del is_ok
+        for call in self._calls:
+            call.finish()

@@ -1,0 +1,204 @@
+"""One leg on a vLLM worker: its call, and its failures in the gateway's own words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from app.clock import Clock
+from app.dispatch import leg_failures
+from app.dispatch.abort import LegReaper
+from app.dispatch.blame import Blame
+from app.dispatch.handoff_counts import HandoffCounts
+from app.dispatch.kv_transfer import MissingHandoff
+from app.errors import KV_LOAD_FAILED, Leg, LegBroken, LegTimedOut, WorkerError
+from app.protocol.engine import Chunk, Complete, EngineRequest
+from app.scheduling.scheduler import Scheduler
+from app.upstream.clients import WorkerClients
+from app.upstream.failures import UpstreamError
+from app.upstream.sglang_worker import WorkerRefused
+from app.workers.worker import Worker
+
+Frames = Sequence[Chunk | Complete]
+_BAD_ENDINGS = ("abort", "error")
+
+
+@dataclass(frozen=True, slots=True)
+class TokenTools:
+    """What every call needs of its surroundings.
+
+    Attributes:
+        missing_handoff: What to do when prefill leaves nothing behind.
+        lease_s: How long a NIXL prefill worker keeps the blocks of a finished request (vLLM's
+            ``kv_lease_duration``).
+        silence_timeout_s: Longest silence of a leg, to its first message and between messages.
+    """
+
+    clients: WorkerClients
+    scheduler: Scheduler
+    reaper: LegReaper
+    blame: Blame
+    counts: HandoffCounts
+    missing_handoff: MissingHandoff
+    lease_s: float
+    silence_timeout_s: float
+    now_s: Clock
+
+
+class TokenLeg:
+    """A call to one worker whose failures are :class:`~app.errors.WorkerError`.
+
+    Args:
+        leg: Which one.
+        worker: Where.
+        request: What it is to do.
+        tools: The surroundings.
+    """
+
+    def __init__(self, leg: Leg, worker: Worker, request: EngineRequest, tools: TokenTools) -> None:
+        self._leg = leg
+        self._worker = worker
+        self._has_handoff = request.handoff_json is not None
+        self._call = tools.clients.vllm(worker).generate(
+            request,
+            first_timeout_s=tools.silence_timeout_s,
+            gap_timeout_s=tools.silence_timeout_s,
+        )
+        self._tools = tools
+        self.is_complete = False
+        self.sent_s = 0.0
+        """When the request was sent."""
+
+    @property
+    def is_sent(self) -> bool:
+        """The engine may have seen the request."""
+        return self._call.sent
+
+    async def connect(self) -> None:
+        """Makes sure that the worker is there.
+
+        Raises:
+            LegUnreachable: It is not; nothing was sent.
+        """
+        try:
+            await self._call.connect()
+        except UpstreamError as failure:
+            raise self._failed(failure) from failure
+
+    async def send(self) -> None:
+        """Sends the request.
+
+        Raises:
+            WorkerError: The leg failed.
+        """
+        self.sent_s = self._tools.now_s()
+        try:
+            await self._call.send()
+        except UpstreamError as failure:
+            raise self._failed(failure) from failure
+
+    async def next(self) -> Chunk | Complete | None:
+        """Returns the next message; nothing after the proper end.
+
+        Raises:
+            WorkerError: The leg failed, or the engine gave the generation up.
+        """
+        try:
+            frame = await anext(self._call, None)
+        except UpstreamError as failure:
+            raise self._failed(failure) from failure
+        if isinstance(frame, Complete):
+            self.is_complete = True
+            self._check_ending(frame)
+        return frame
+
+    async def open(self) -> Frames:
+        """Sends the request and reads up to the first message with a token, or to the end.
+
+        Raises:
+            WorkerError: The leg failed.
+        """
+        await self.send()
+        frames: list[Chunk | Complete] = []
+        while frame := await self.next():
+            frames.append(frame)
+            if isinstance(frame, Complete) or frame.token_ids:
+                return frames
+        raise self.cut()
+
+    async def to_end(self) -> Complete:
+        """Reads up to the message that ends the generation.
+
+        Raises:
+            WorkerError: The leg failed, or that message did not come.
+        """
+        while frame := await self.next():
+            if isinstance(frame, Complete):
+                return frame
+        raise self.cut()
+
+    def cut(self) -> LegBroken:
+        """The error of an answer that ended before its last message."""
+        return self.broken("ended its answer before the last token")
+
+    def broken(self, what: str, code: str | None = None) -> LegBroken:
+        """An error that says what the worker did."""
+        text = f"the {self._leg} worker {what}"
+        return LegBroken(text, leg=self._leg, worker_id=self._worker.spec.id, code=code)
+
+    def silent(self) -> LegTimedOut:
+        """The error of a worker that has said nothing so far."""
+        error = LegTimedOut(
+            f"the {self._leg} worker sent nothing for too long before its answer",
+            leg=self._leg,
+            worker_id=self._worker.spec.id,
+        )
+        error.is_settled = True
+        return error
+
+    def cancel(self) -> None:
+        """Ends the call; one that is over stays as it is."""
+        self._call.cancel()
+
+    def _check_ending(self, frame: Complete) -> None:
+        reason = frame.finish_reason
+        if reason not in _BAD_ENDINGS:
+            return
+        is_load_failure = reason == "error" and self._leg == "decode" and self._has_handoff
+        is_load_failure = is_load_failure and not frame.token_ids
+        raise self.broken(
+            f"ended the generation with finish reason {reason!r}",
+            KV_LOAD_FAILED if is_load_failure else "generation_aborted",
+        )
+
+    def _failed(self, failure: UpstreamError) -> WorkerError:
+        return _failed(failure, self._leg, self._worker)
+
+
+async def refresh(leg: Leg, worker: Worker, tools: TokenTools) -> None:
+    """Asks a worker anew what it is, if its connection was lost since it was asked.
+
+    Raises:
+        WorkerError: It cannot be asked, or is no longer fit for the leg; nothing was sent.
+    """
+    try:
+        await tools.clients.vllm(worker).fresh_info()
+    except UpstreamError as failure:
+        error = _failed(failure, leg, worker)
+        error.is_unsent = True
+        raise error from failure
+    except WorkerRefused as refused:
+        raise LegBroken(
+            f"the {leg} worker came back as another one",
+            leg=leg,
+            worker_id=worker.spec.id,
+            is_unsent=True,
+            detail=str(refused),
+        ) from refused
+
+
+def _failed(failure: UpstreamError, leg: Leg, worker: Worker) -> WorkerError:
+    error = leg_failures.from_wire(failure, leg, worker)
+    # gRPC tells each leg's own fate: nobody needs to be asked who it was.
+    error.is_settled = True
+    return error

@@ -1,0 +1,161 @@
+"""From the tokens of calls to the bytes of an answer: one choice, or several merged."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from app.dispatch.token_call import TokenCall
+from app.dispatch.token_leg import Frames
+from app.errors import WorkerError
+from app.protocol.engine import Chunk, Complete
+from app.text.text_route import Counted, Stream, Whole
+
+
+async def feed_to_end(whole: Whole, slot: int, call: TokenCall, first: Frames) -> None:
+    """Reads one choice of an answer that is sent in one piece.
+
+    Raises:
+        WorkerError: A leg failed.
+    """
+    frames: Frames = first
+    while True:
+        whole.feed(slot, frames)
+        if whole.has_ended(slot):
+            break
+        frame = await call.next()
+        if frame is None:
+            raise call.cut()
+        frames = (frame,)
+    note_cached(whole, slot, call)
+    await call.settle()
+
+
+def note_cached(answer: Counted, slot: int, call: TokenCall) -> None:
+    """Tells the answer what prefill found in its cache."""
+    if call.n_cached_by_prefill is not None:
+        answer.note_cached(slot, call.n_cached_by_prefill)
+
+
+class TokenStream:
+    """The events of an answer with one choice.
+
+    Args:
+        call: A started call.
+        first: What its ``start`` returned.
+        stream: Writes the events.
+    """
+
+    def __init__(self, call: TokenCall, first: Frames, stream: Stream) -> None:
+        self._call = call
+        self._first = first
+        self._stream = stream
+        self._is_over = False
+        note_cached(stream, 0, call)
+
+    def __aiter__(self) -> TokenStream:
+        """Returns itself."""
+        return self
+
+    async def __anext__(self) -> bytes:
+        """Returns the next whole events.
+
+        Raises:
+            WorkerError: A leg failed.
+        """
+        while not self._is_over:
+            events = self._stream.feed(0, self._first or (await self._next(),))
+            self._first = ()
+            if self._stream.has_ended(0):
+                self._is_over = True
+                # Where both legs run at once, prefill's word may be the later one.
+                note_cached(self._stream, 0, self._call)
+                await self._call.settle()
+                return events + self._stream.close()
+            if events:
+                return events
+        raise StopAsyncIteration
+
+    async def _next(self) -> Chunk | Complete:
+        frame = await self._call.next()
+        if frame is None:
+            raise self._call.cut()
+        return frame
+
+
+class MergedTokenStream:
+    """The events of an answer with several choices; ends with the last of them.
+
+    Each call has at most one message waiting, so a slow client slows every one.
+
+    Args:
+        calls: The started calls, by slot.
+        firsts: What their ``start`` returned.
+        stream: Writes the events.
+        legs: The request's task group; owns one reader a call.
+    """
+
+    def __init__(
+        self,
+        calls: Sequence[TokenCall],
+        firsts: Sequence[Frames],
+        stream: Stream,
+        legs: asyncio.TaskGroup,
+    ) -> None:
+        self._calls = calls
+        self._stream = stream
+        self._n_open = len(calls)
+        self._waiting: asyncio.Queue[tuple[int, Frames | WorkerError]] = asyncio.Queue(maxsize=1)
+        for slot, call in enumerate(calls):
+            note_cached(stream, slot, call)
+        self._readers = [
+            legs.create_task(self._read(slot, first)) for slot, first in enumerate(firsts)
+        ]
+
+    async def _read(self, slot: int, first: Frames) -> None:
+        call = self._calls[slot]
+        frames: Frames = first
+        try:
+            while frames:
+                await self._waiting.put((slot, frames))
+                frame = await call.next()
+                frames = () if frame is None else (frame,)
+        except WorkerError as error:
+            await self._waiting.put((slot, error))
+        else:
+            await self._waiting.put((slot, ()))
+
+    def __aiter__(self) -> MergedTokenStream:
+        """Returns itself."""
+        return self
+
+    async def __anext__(self) -> bytes:
+        """Returns the next whole events of some choice.
+
+        Raises:
+            WorkerError: One call failed, so all have.
+        """
+        while self._n_open:
+            slot, frames = await self._waiting.get()
+            if self._stream.has_ended(slot):
+                # It ended at a stop string, and its call was told so; what comes is its echo.
+                continue
+            if isinstance(frames, WorkerError):
+                raise frames
+            if not frames:
+                raise self._calls[slot].cut()
+            events = self._stream.feed(slot, frames)
+            if self._stream.has_ended(slot):
+                self._n_open -= 1
+                note_cached(self._stream, slot, self._calls[slot])
+                self._calls[slot].finish()
+                if not self._n_open:
+                    return events + self._stream.close()
+            if events:
+                return events
+        raise StopAsyncIteration
+
+    def close(self) -> None:
+        """Ends the readers."""
+        for reader in self._readers:
+            reader.cancel()

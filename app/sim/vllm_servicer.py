@@ -1,0 +1,161 @@
+"""Generate and Abort of a simulated vLLM worker."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from app.sim.vllm_admin import VllmAdmin
+from app.sim.vllm_checks import handoff_of, make_job
+from app.sim.vllm_counters import VllmSeen
+from app.sim.vllm_faults import VllmFault, VllmFaultKind
+from app.sim.vllm_frames import chunk_frame, complete_frame
+from app.sim.vllm_job import EngineCrash, RpcRefused, VllmJob
+from app.upstream.generated import vllm_engine_pb2 as pb
+
+_Context = grpc.aio.ServicerContext[Any, Any]
+_MIDWAY = (VllmFaultKind.BREAK, VllmFaultKind.CUT, VllmFaultKind.DIE, VllmFaultKind.STALL)
+_FINISHES = {VllmFaultKind.ERROR_FINISH: "error", VllmFaultKind.ABORT_FINISH: "abort"}
+
+
+class VllmServicer(VllmAdmin):
+    """All RPCs of the engine's service.
+
+    Args:
+        *parts: See :class:`app.sim.vllm_admin.VllmAdmin`.
+        cut: Resets every connection.
+        die: Ends the worker as a crash does; takes the reason.
+        **named: See there.
+    """
+
+    def __init__(
+        self, *parts: Any, cut: Callable[[], None], die: Callable[[str], None], **named: Any
+    ) -> None:
+        super().__init__(*parts, **named)
+        self._cut = cut
+        self._die = die
+
+    async def Abort(self, request: pb.AbortRequest, context: _Context) -> pb.AbortResponse:
+        """End requests by the caller's ids."""
+        await self._faulty("Abort", context)
+        self._counters.abort_calls.append(list(request.request_ids))
+        for external_id in request.request_ids:
+            self._engine.abort(external_id)
+        return pb.AbortResponse()
+
+    async def Generate(
+        self, request: pb.GenerateRequest, context: _Context
+    ) -> AsyncIterator[pb.GenerateResponse]:
+        """Compute and answer; counts whatever happens."""
+        metadata = {str(k): str(v) for k, v in context.invocation_metadata() or ()}
+        self._counters.note(VllmSeen(request, metadata), self._config.n_kept_seen)
+        self._counters.enter()
+        is_complete = False
+        try:
+            async for message in self._answer(request, self._faults.take("Generate")):
+                is_complete = message.HasField("complete")
+                yield message
+        except RpcRefused as refused:
+            is_complete = True
+            await _refuse(context, refused)
+        except EngineCrash as crash:
+            is_complete = True
+            self._die(str(crash))
+            await asyncio.Event().wait()
+        finally:
+            self._counters.leave()
+            if not is_complete:
+                self._counters.cancelled.append(request.request_id)
+
+    async def _answer(
+        self, request: pb.GenerateRequest, fault: VllmFault | None
+    ) -> AsyncIterator[pb.GenerateResponse]:
+        if fault is not None:
+            await self._before(fault)
+        kv = handoff_of(request)
+        try:
+            job = make_job(request, kv, self._config, self._tokenizer)
+        except RpcRefused:
+            self._engine.refused(request.request_id, kv)
+            raise
+        if fault is not None and fault.kind in _FINISHES:
+            # As after a failed load: prefill is told nothing.
+            job.finish_reason = _FINISHES[fault.kind]
+        else:
+            self._engine.submit(
+                job, request.data_parallel_rank if request.HasField("data_parallel_rank") else None
+            )
+        midway = fault if fault is not None and fault.kind in _MIDWAY else None
+        n_messages = 0
+        try:
+            async for message in self._frames(job, fault):
+                if midway is not None and n_messages >= midway.after_messages:
+                    await self._midway(midway)
+                n_messages += 1
+                yield message
+            if midway is not None and n_messages == midway.after_messages:
+                await self._midway(midway)
+        finally:
+            if not job.is_over:
+                self._engine.drop(job)
+
+    async def _frames(
+        self, job: VllmJob, fault: VllmFault | None
+    ) -> AsyncIterator[pb.GenerateResponse]:
+        n_sent, n_vocab = 0, self._tokenizer.n_vocab
+        fresh: list[int] = []
+        while True:
+            is_over = job.is_over
+            if job.is_stream and (job.n_said > n_sent or is_over):
+                fresh = _said(job)[n_sent:]
+                yield chunk_frame(job, fresh, n_vocab, is_first=n_sent == 0)
+                n_sent += len(fresh)
+            if is_over:
+                break
+            await job.bell.wait()
+            job.bell.clear()
+        if fault is not None and fault.kind is VllmFaultKind.NO_COMPLETE:
+            return
+        if fault is not None and fault.kind is VllmFaultKind.NO_HANDOFF:
+            job.handoff_json = None
+        elif fault is not None and fault.kind is VllmFaultKind.BAD_HANDOFF:
+            job.handoff_json = fault.message
+        yield complete_frame(job, fresh if job.is_stream else _said(job), n_vocab)
+
+    async def _before(self, fault: VllmFault) -> None:
+        if fault.kind is VllmFaultKind.REFUSE:
+            refused = RpcRefused(fault.status, fault.message)
+            refused.trailing = dict(fault.trailing)
+            raise refused
+        if fault.kind is VllmFaultKind.HANG:
+            await asyncio.Event().wait()
+        if fault.kind is VllmFaultKind.SLOW:
+            await asyncio.sleep(fault.delay_s)
+
+    async def _midway(self, fault: VllmFault) -> None:
+        if fault.kind is VllmFaultKind.BREAK:
+            refused = RpcRefused(fault.status, fault.message)
+            refused.trailing = dict(fault.trailing)
+            raise refused
+        if fault.after_messages and fault.kind is not VllmFaultKind.STALL:
+            # A reset throws away what the peer has not read yet.
+            await asyncio.sleep(0.05)
+        if fault.kind is VllmFaultKind.CUT:
+            self._cut()
+        elif fault.kind is VllmFaultKind.DIE:
+            self._die(fault.message or "told to die")
+        await asyncio.Event().wait()
+
+
+def _said(job: VllmJob) -> list[int]:
+    return [] if job.plan is None else list(job.plan.ids[: job.n_said])
+
+
+async def _refuse(context: _Context, refused: RpcRefused) -> None:
+    await context.abort(
+        grpc.StatusCode[refused.status], refused.message, tuple(refused.trailing.items())
+    )

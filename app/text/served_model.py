@@ -1,0 +1,42 @@
+"""What is known of the model behind a pool, before any request comes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from app.text.chat_template import ChatTemplate
+from app.text.parsers import reasoning_parsers, tool_parsers
+from app.text.parsers.reasoning_parsers import ThoughtFormat
+from app.text.parsers.tool_parsers import ToolFormat
+from app.text.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """What is known of the model behind the pool.
+
+    Attributes:
+        name: The name it is served under.
+        tokenizer: Its tokenizer and chat template.
+        max_context: Tokens of prompt and answer together; ``None`` while unknown.
+        defaults: The decode worker's default sampling parameters.
+        tool_format: How it writes tool calls; ``NONE`` leaves them in the content.
+        thought_format: How it marks its thoughts; ``NONE`` leaves them in the content.
+        eos_ids: Tokens that end an answer: the tokenizer's and those the worker names.
+        constrains_after_thought: A constraint binds what follows the thought (the worker says
+            ``constrained_decoding_start`` = ``after_reasoning``); else it binds from the first
+            token, so that no thought can come.
+        client_template: Compiles a template that a client sends; ``None`` refuses them, which is
+            vLLM's default, too: a template can be written to keep a machine busy.
+    """
+
+    name: str
+    tokenizer: Tokenizer
+    max_context: int | None
+    defaults: Mapping[str, float] = field(default_factory=dict)
+    tool_format: ToolFormat = tool_parsers.NONE
+    thought_format: ThoughtFormat = reasoning_parsers.NONE
+    eos_ids: frozenset[int] = frozenset()
+    constrains_after_thought: bool = False
+    client_template: Callable[[str], ChatTemplate] | None = None

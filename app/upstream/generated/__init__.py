@@ -1,0 +1,1 @@
+"""Made from protos/ by `make protos`; not to be edited. Import path: app.upstream.generated."""

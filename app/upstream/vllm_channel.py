@@ -1,0 +1,109 @@
+"""One gRPC channel to one worker."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import grpc
+import grpc.aio
+
+from app.upstream.failures import BrokenResponse, UpstreamError
+from app.upstream.generated import vllm_engine_pb2 as pb
+from app.upstream.generated.health_pb2_grpc import HealthStub
+from app.upstream.generated.vllm_engine_pb2_grpc import VllmEngineStub
+from app.upstream.grpc_tls import GrpcTls
+from app.upstream.vllm_status import failure_of
+
+_GENERATE = "/vllm.grpc.engine.VllmEngine/Generate"
+
+# The engine's server allows a ping every 10 s, with no call open too. Windows follow the measured
+# bandwidth, so that a worker cannot run far ahead of a slow client.
+OPTIONS: Final[tuple[tuple[str, Any], ...]] = (
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.http2.bdp_probe", 1),
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.max_send_message_length", -1),
+    # A restarted worker is found again at once; by default the wait grows to two minutes.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
+    # Workers are reached directly, as over HTTP: no proxy, no settings from DNS.
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.service_config_disable_resolution", 1),
+    # By default channels with equal settings share connections, also after one is closed.
+    ("grpc.use_local_subchannel_pool", 1),
+)
+
+
+class VllmChannel:
+    """The channel, its stubs, and what is known of its connection.
+
+    It must be made and used in one event loop, and closed by whoever made it.
+
+    Args:
+        url: ``grpc://host:port`` or ``grpcs://host:port``.
+        tls: For ``grpcs``.
+        connect_timeout_s: For name lookup, TCP and TLS of one attempt.
+
+    Raises:
+        ValueError: Another scheme.
+    """
+
+    def __init__(
+        self, url: str, *, tls: GrpcTls | None = None, connect_timeout_s: float = 10.0
+    ) -> None:
+        parts = urlsplit(url)
+        if parts.scheme not in ("grpc", "grpcs"):
+            raise ValueError(f"{url} is no vLLM worker: its scheme is not grpc(s).")
+        is_secure = parts.scheme == "grpcs"
+        host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
+        target = f"dns:///{host}:{parts.port or (443 if is_secure else 80)}"
+        options = (*OPTIONS, ("grpc.min_reconnect_backoff_ms", int(connect_timeout_s * 1000)))
+        if is_secure:
+            tls = tls or GrpcTls()
+            credentials = grpc.ssl_channel_credentials(tls.ca, tls.key, tls.certificate)
+            self.channel = grpc.aio.secure_channel(target, credentials, options)
+        else:
+            self.channel = grpc.aio.insecure_channel(target, options)
+        self.engine = VllmEngineStub(self.channel)
+        self.health = HealthStub(self.channel)
+        # The same bytes as a call of the stub, but the request is written in a step of its own:
+        # how far a failed call got is then known and not guessed from an error text.
+        self.generate = self.channel.stream_stream(
+            _GENERATE,
+            request_serializer=pb.GenerateRequest.SerializeToString,
+            response_deserializer=pb.GenerateResponse.FromString,
+        )
+        self._was_connected = False
+        self.n_losses = 0
+        """How often a connection that was there was seen to be gone."""
+
+    @property
+    def is_connected(self) -> bool:
+        """The connection is up, as far as this side knows."""
+        return self.channel.get_state() is grpc.ChannelConnectivity.READY
+
+    def look(self) -> None:
+        """Take note of the connection's state; to be called before and after every call.
+
+        A lost connection is only made anew by a call, so none is missed.
+        """
+        is_connected = self.is_connected
+        if self._was_connected and not is_connected:
+            self.n_losses += 1
+        self._was_connected = is_connected
+
+    def failure(self, exc: grpc.aio.AioRpcError) -> UpstreamError:
+        """Say what a failed call was, and take note if the connection broke under it."""
+        failed = failure_of(exc, is_connected=self.is_connected)
+        if isinstance(failed, BrokenResponse) and self._was_connected:
+            self.n_losses += 1
+            self._was_connected = False
+        return failed
+
+    async def aclose(self) -> None:
+        """Close the connection; calls that still run are cancelled."""
+        await self.channel.close()

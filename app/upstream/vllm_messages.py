@@ -1,0 +1,146 @@
+"""Between :mod:`app.protocol.engine` and the messages of ``protos/vllm_engine.proto``."""
+
+from __future__ import annotations
+
+from app.protocol.engine import (
+    Candidate,
+    Chunk,
+    Complete,
+    Constraint,
+    EngineRequest,
+    Sampling,
+    TokenLogprob,
+)
+from app.upstream.generated import vllm_engine_pb2 as pb
+
+
+def to_wire(request: EngineRequest) -> pb.GenerateRequest:
+    """Write a request.
+
+    Raises:
+        ValueError: A number does not fit its field (token ids and counts are unsigned 32 bits,
+            the seed is signed 32 bits).
+    """
+    message = pb.GenerateRequest(
+        request_id=request.request_id,
+        tokenized=pb.TokenizedInput(
+            original_text=request.prompt_text, input_ids=request.prompt_ids
+        ),
+        sampling_params=_sampling(request.sampling),
+        stream=request.stream,
+    )
+    # Presence counts on the wire: an empty string would be an error, rank 0 is a rank.
+    if request.handoff_json is not None:
+        message.kv_transfer_params_json = request.handoff_json
+    if request.dp_rank is not None:
+        message.data_parallel_rank = request.dp_rank
+    return message
+
+
+def _sampling(asked: Sampling) -> pb.SamplingParams:
+    message = pb.SamplingParams(
+        temperature=asked.temperature,
+        top_p=1.0 if asked.top_p is None else asked.top_p,
+        top_k=max(0, asked.top_k or 0),
+        min_p=asked.min_p,
+        frequency_penalty=asked.frequency_penalty,
+        presence_penalty=asked.presence_penalty,
+        repetition_penalty=1.0 if asked.repetition_penalty is None else asked.repetition_penalty,
+        max_tokens=asked.max_tokens,
+        min_tokens=asked.min_tokens,
+        stop=asked.stop,
+        stop_token_ids=asked.stop_token_ids,
+        skip_special_tokens=asked.skip_special_tokens,
+        spaces_between_special_tokens=asked.spaces_between_special_tokens,
+        ignore_eos=asked.ignore_eos,
+        n=1,
+        logprobs=asked.logprobs,
+        prompt_logprobs=asked.prompt_logprobs,
+        seed=asked.seed,
+        include_stop_str_in_output=asked.include_stop_str_in_output,
+        logit_bias=asked.logit_bias,
+        truncate_prompt_tokens=asked.truncate_prompt_tokens,
+    )
+    if asked.constraint is not None:
+        _constrain(message, asked.constraint)
+    return message
+
+
+def _constrain(message: pb.SamplingParams, constraint: Constraint) -> None:
+    if constraint.kind == "json_object":
+        message.json_object = True
+    elif constraint.kind == "choice":
+        message.choice.choices.extend(constraint.value)
+    else:
+        setattr(message, constraint.kind, constraint.value)
+
+
+def from_wire(message: pb.GenerateResponse) -> Chunk | Complete | None:
+    """Read one message of an answer; None for one that says nothing this gateway knows."""
+    kind = message.WhichOneof("response")
+    if kind == "chunk":
+        return _chunk(message.chunk)
+    return _complete(message.complete) if kind == "complete" else None
+
+
+def _chunk(chunk: pb.GenerateStreamChunk) -> Chunk:
+    return Chunk(
+        list(chunk.token_ids),
+        chunk.prompt_tokens,
+        chunk.cached_tokens,
+        _output_logprobs(chunk.output_logprobs) if chunk.HasField("output_logprobs") else (),
+        _prompt_logprobs(chunk.input_logprobs) if chunk.HasField("input_logprobs") else (),
+        chunk.index,
+    )
+
+
+def _complete(end: pb.GenerateComplete) -> Complete:
+    matched = end.WhichOneof("matched_stop")
+    return Complete(
+        token_ids=list(end.output_ids),
+        finish_reason=end.finish_reason,
+        n_prompt_tokens=end.prompt_tokens,
+        n_completion_tokens=end.completion_tokens,
+        n_cached_tokens=end.cached_tokens,
+        matched_stop=None if matched is None else getattr(end, matched),
+        # The older typed field says host and port only, which no engine can use any more.
+        handoff_json=(
+            end.kv_transfer_params_json if end.HasField("kv_transfer_params_json") else None
+        ),
+        logprobs=_output_logprobs(end.output_logprobs) if end.HasField("output_logprobs") else (),
+        prompt_logprobs=(
+            _prompt_logprobs(end.input_logprobs) if end.HasField("input_logprobs") else ()
+        ),
+        index=end.index,
+    )
+
+
+def _output_logprobs(said: pb.OutputLogProbs) -> tuple[TokenLogprob, ...]:
+    tops = [_candidates(top) for top in said.top_logprobs]
+    return tuple(
+        TokenLogprob(token_id, logprob, tops[at] if at < len(tops) else ())
+        for at, (token_id, logprob) in enumerate(
+            zip(said.token_ids, said.token_logprobs, strict=False)
+        )
+    )
+
+
+def _prompt_logprobs(said: pb.InputLogProbs) -> tuple[TokenLogprob, ...]:
+    tops = [_candidates(top) for top in said.top_logprobs]
+    return tuple(
+        TokenLogprob(
+            token_id,
+            logprob.value if logprob.HasField("value") else None,
+            tops[at] if at < len(tops) else (),
+        )
+        for at, (token_id, logprob) in enumerate(
+            zip(said.token_ids, said.token_logprobs, strict=False)
+        )
+    )
+
+
+def _candidates(top: pb.TopLogProbs) -> tuple[Candidate, ...]:
+    return tuple(
+        Candidate(token_id, logprob)
+        for token_id, logprob in zip(top.token_ids, top.values, strict=False)
+    )

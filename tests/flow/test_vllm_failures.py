@@ -1,0 +1,264 @@
+"""Legs that fail on a vLLM pair: the leg is named, only its worker pays, nothing stays behind."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.sim import VllmFault, VllmFaultKind
+from app.sim.vllm_servicer import VllmServicer
+from app.upstream.failures import ConnectFailed
+from app.upstream.vllm_call import VllmCall
+from app.upstream.vllm_status import HTTP_STATUS
+from tests.flow.fleet import BOUND_S, CHAT, Got, body_of, until
+from tests.flow.vllm_fleet import SHORT_LEASE_S, VllmFleet, fleet_of
+
+BOTH = pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+LEGS = pytest.mark.parametrize("leg", ["prefill", "decode"])
+CONNECTORS = pytest.mark.parametrize("connector", ["nixl", "mooncake"])
+SHORT: dict[str, Any] = {"lease_s": SHORT_LEASE_S, "mooncake_abort_s": SHORT_LEASE_S}
+
+
+def fault(kind: VllmFaultKind, **more: Any) -> VllmFault:
+    """A fault of the next Generate call."""
+    return VllmFault(kind=kind, **more)
+
+
+@CONNECTORS
+@LEGS
+async def test_statuses_of_a_leg(
+    stack: AsyncExitStack, model: Path, connector: str, leg: str
+) -> None:
+    """Passed on by the table, with the engine's words; asked once; 4xx and full charge nobody."""
+    fleet = await fleet_of(stack, model, connector, **SHORT)
+    worker = fleet.prefill if leg == "prefill" else fleet.decode
+    live = fleet.live(worker)
+    for n_before, (status, http_status) in enumerate(HTTP_STATUS.items()):
+        worker.faults.refuse(status, "the engine's own words")
+        got = await fleet.ask(CHAT, body_of(CHAT, stream=bool(n_before % 2)))
+        assert (got.status, got.error["leg"]) == (http_status, leg)
+        assert got.error["message"] == "the engine's own words"
+        assert len(worker.seen) == n_before + 1
+        is_charged = http_status >= 500 and status != "UNAVAILABLE"
+        assert fleet.charged == ([leg] if is_charged else []), status
+        live.breaker.reset()
+    await fleet.settle()
+    if leg == "prefill" and connector == "nixl":
+        assert fleet.decode.seen == []
+
+
+async def test_constraint_that_cannot_be_kept(stack: AsyncExitStack, model: Path) -> None:
+    """422 constraint_failed, from the trailing metadata of decode; nobody pays."""
+    fleet = await fleet_of(stack, model)
+    got = await fleet.ask(CHAT, body_of(CHAT, ignore_eos=False, regex="("))
+    assert (got.status, got.error["leg"], got.error["code"]) == (422, "decode", "constraint_failed")
+    assert fleet.prefill.computed_prompt_tokens > 0
+    await fleet.settle()
+    assert fleet.charged == []
+
+
+@CONNECTORS
+@LEGS
+@BOTH
+@pytest.mark.parametrize("kind", [VllmFaultKind.CUT, VllmFaultKind.DIE])
+async def test_connection_is_reset(
+    stack: AsyncExitStack, model: Path, connector: str, leg: str, stream: bool, kind: VllmFaultKind
+) -> None:
+    """502 that names the worker whose connection broke, or which is gone."""
+    # With Mooncake decode might have the KV cache before the connection of prefill breaks.
+    slow = {"lead_s": 0.2} if (connector, leg) == ("mooncake", "prefill") else {}
+    fleet = await fleet_of(stack, model, connector, decode=slow, **SHORT)
+    worker = fleet.prefill if leg == "prefill" else fleet.decode
+    worker.faults.add(fault(kind))
+    got = await fleet.ask(CHAT, body_of(CHAT, stream=stream))
+    assert (got.status, got.error["leg"]) == (502, leg)
+    await fleet.settle()
+    assert fleet.charged == [leg]
+    await restart(fleet)
+
+
+async def restart(fleet: VllmFleet) -> None:
+    """Brings dead workers back, so that they can be ended like the others."""
+    for worker in fleet.workers:
+        if not worker.is_up:
+            await worker.restart()
+
+
+@CONNECTORS
+async def test_prefill_dies_in_mid_prefill(
+    stack: AsyncExitStack, model: Path, connector: str
+) -> None:
+    """It is named at once; with Mooncake decode is cancelled long before it would give up."""
+    fleet = await fleet_of(stack, model, connector, prefill={"prefill_tokens_per_s": 5.0})
+
+    async def kill() -> None:
+        await until(lambda: fleet.prefill.engine.jobs)
+        if connector == "mooncake":
+            await until(lambda: fleet.decode.engine.jobs)
+        await fleet.prefill.kill()
+
+    got = await fleet.during(fleet.ask(CHAT, body_of(CHAT)), kill())
+    assert (got.status, got.error["leg"]) == (502, "prefill")
+    await fleet.settle()
+    assert fleet.charged == ["prefill"]
+    await restart(fleet)
+
+
+async def test_mooncake_prefill_fails_while_decode_waits(
+    stack: AsyncExitStack, model: Path
+) -> None:
+    """Decode's transfer cannot come any more: it is cancelled at once, and prefill is named."""
+    slow: dict[str, Any] = {
+        "prefill": {"prefill_tokens_per_s": 100.0},
+        "decode": {"transfer_s_per_token": 0.05},
+    }
+    fleet = await fleet_of(stack, model, "mooncake", **slow)
+    fleet.prefill.faults.add(fault(VllmFaultKind.BREAK, status="INTERNAL", message="out of order"))
+
+    async def wait() -> None:
+        await until(lambda: fleet.decode.engine.jobs)
+
+    async with asyncio.timeout(2.0):
+        got = await fleet.during(fleet.ask(CHAT, body_of(CHAT)), wait())
+        assert (got.status, got.error["leg"]) == (500, "prefill")
+        assert got.error["message"] == "out of order"
+        await until(lambda: fleet.decode.cancelled)
+    assert fleet.decode.cancelled == [fleet.decode.seen[0].request_id]
+    assert fleet.decode.generated_tokens == 0
+    await fleet.settle()
+    assert fleet.charged == ["prefill"]
+
+
+@LEGS
+@BOTH
+@CONNECTORS
+async def test_hung_leg(
+    stack: AsyncExitStack, model: Path, leg: str, stream: bool, connector: str
+) -> None:
+    """504 that names it: gRPC tells each leg's own fate, and decode cannot speak before prefill."""
+    settings = {"request_timeout_secs": 0.25}
+    fleet = await fleet_of(stack, model, connector, settings=settings, **SHORT)
+    worker = fleet.prefill if leg == "prefill" else fleet.decode
+    worker.faults.add(fault(VllmFaultKind.HANG))
+    got = await fleet.ask(CHAT, body_of(CHAT, stream=stream))
+    assert (got.status, got.error["leg"]) == (504, leg)
+    assert got.error["code"] == "worker_timeout"
+    await fleet.settle()
+    assert fleet.charged == [leg]
+    assert worker.cancelled == [worker.seen[0].request_id]
+
+
+async def test_first_token_is_not_held_back(stack: AsyncExitStack, model: Path) -> None:
+    """Decode stalls after one message: the client has its event long before the error."""
+    fleet = await fleet_of(stack, model, settings={"request_timeout_secs": 1.0})
+    fleet.decode.faults.add(fault(VllmFaultKind.STALL, after_messages=1))
+    body = body_of(CHAT, stream=True)
+    async with fleet.http.stream("POST", CHAT, json=body) as answer:
+        chunks = answer.aiter_bytes()
+        async with asyncio.timeout(0.7):
+            raw = await anext(chunks)
+        assert json.loads(raw.decode().split("\n\n")[0][6:])["choices"]
+        raw += b"".join([chunk async for chunk in chunks])
+    got = Got(answer.status_code, answer.headers, raw)
+    assert (got.error["leg"], got.error["code"]) == ("decode", "worker_timeout")
+    await fleet.settle()
+    assert fleet.charged == ["decode"]
+
+
+@BOTH
+@pytest.mark.parametrize("n_messages", [0, 2])
+@pytest.mark.parametrize(
+    "kind", [VllmFaultKind.BREAK, VllmFaultKind.CUT, VllmFaultKind.DIE, VllmFaultKind.STALL]
+)
+async def test_decode_fails_midway(
+    stack: AsyncExitStack, model: Path, kind: VllmFaultKind, n_messages: int, stream: bool
+) -> None:
+    """A status and no event, or one error event after whole events; never [DONE]."""
+    settings = {"request_timeout_secs": 0.3}
+    fleet = await fleet_of(stack, model, settings=settings, **SHORT)
+    fleet.decode.faults.add(fault(kind, after_messages=n_messages if stream else 0))
+    got = await fleet.ask(CHAT, body_of(CHAT, stream=stream, n_tokens=50))
+    assert got.error["leg"] == "decode"
+    assert got.is_stream == (stream and n_messages > 0)
+    if not got.is_stream:
+        assert got.status == {"break": 500, "stall": 504}.get(kind, 502)
+    await fleet.settle()
+    assert fleet.charged == ["decode"]
+    await restart(fleet)
+
+
+@BOTH
+@LEGS
+async def test_stream_ends_without_its_last_message(
+    stack: AsyncExitStack, model: Path, leg: str, stream: bool
+) -> None:
+    """Status OK is not enough; of prefill it is no missing handoff either."""
+    fleet = await fleet_of(stack, model, **SHORT)
+    worker = fleet.prefill if leg == "prefill" else fleet.decode
+    worker.faults.add(fault(VllmFaultKind.NO_COMPLETE))
+    got = await fleet.ask(CHAT, body_of(CHAT, stream=stream))
+    assert (got.error["leg"], got.error["code"]) == (leg, "worker_broken")
+    assert got.status == (200 if got.is_stream else 502)
+    await fleet.settle()
+    assert fleet.charged == [leg]
+    assert "missing" not in fleet.counts
+
+
+async def test_one_failed_choice_fails_all(stack: AsyncExitStack, model: Path) -> None:
+    """The other choice ends at once, and an engine was reached: no other pair is tried."""
+    fleet = await fleet_of(stack, model, n_prefills=2, n_decodes=2, **SHORT)
+    for worker in fleet.decodes:
+        worker.faults.add(fault(VllmFaultKind.HANG))
+        worker.faults.refuse("INTERNAL", "broken")
+    async with asyncio.timeout(BOUND_S):
+        got = await fleet.ask(CHAT, body_of(CHAT, n=2))
+    assert (got.status, got.error["leg"]) == (500, "decode")
+    await fleet.settle()
+    assert sum(len(worker.seen) for worker in fleet.prefills) == 2
+    assert fleet.charged == ["decode"]
+
+
+async def test_second_choice_finds_prefill_gone(
+    stack: AsyncExitStack, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first one has reached an engine, so the request is not tried on another pair."""
+    fleet = await fleet_of(stack, model, n_prefills=2, **SHORT)
+    connect, n_prefill_legs = VllmCall.connect, 0
+
+    async def connect_once(call: VllmCall) -> None:
+        nonlocal n_prefill_legs
+        n_prefill_legs += call._request.sampling_params.ignore_eos
+        if n_prefill_legs == 2:
+            raise ConnectFailed("nobody there")
+        await connect(call)
+
+    monkeypatch.setattr(VllmCall, "connect", connect_once)
+    got = await fleet.ask(CHAT, body_of(CHAT, n=2, ignore_eos=False))
+    assert (got.status, got.error["leg"]) == (502, "prefill")
+    assert got.error["code"] == "worker_unreachable"
+    assert sum(len(worker.seen) for worker in fleet.prefills) == 1
+
+
+async def test_mooncake_prefill_fails_after_decode_spoke(
+    stack: AsyncExitStack, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The KV cache had arrived: the answer is whole, and nobody pays."""
+    fleet = await fleet_of(stack, model, "mooncake", decode={"decode_step_s": 0.02})
+    midway = VllmServicer._midway
+
+    async def later(servicer: VllmServicer, fault: VllmFault) -> None:
+        await asyncio.sleep(0.1)
+        await midway(servicer, fault)
+
+    monkeypatch.setattr(VllmServicer, "_midway", later)
+    fleet.prefill.faults.add(fault(VllmFaultKind.BREAK))
+    got = await fleet.ask(CHAT, body_of(CHAT, stream=True, n_tokens=20))
+    assert (got.status, got.events[-1]) == (200, "[DONE]")
+    assert fleet.decode.generated_tokens == 20
+    await fleet.settle()
+    assert fleet.charged == []

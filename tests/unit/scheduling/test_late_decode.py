@@ -1,0 +1,152 @@
+"""The decode worker of a grant, chosen anew when prefill is done."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from app.errors import NoPairAvailable
+from app.policies.round_robin import RoundRobin
+from app.protocol.facts import peek
+from app.protocol.routes import Route
+from app.scheduling.pairing import PairTable
+from app.scheduling.scheduler import Ask, Grant, LocalScheduler, Outcome
+from app.workers.lease import Lease
+from app.workers.registry import Registry
+from app.workers.states import State
+from app.workers.worker import Role, Worker, WorkerInfo, WorkerSpec
+
+FACTS = peek(Route.GENERATE, b'{"text":"x"}')
+NONE: frozenset[str] = frozenset()
+
+
+class Fleet:
+    """A registry and a scheduler whose policies take turns."""
+
+    def __init__(self) -> None:
+        self.registry = Registry(now_s=lambda: 0.0)
+        self.scheduler = LocalScheduler(
+            self.registry, RoundRobin(), RoundRobin(), now_s=lambda: 0.0
+        )
+
+    def add(self, name: str, role: Role, *, label: str = "", dp_size: int = 1) -> Worker:
+        """Add a ready worker of model m."""
+        labels = {"pairing": label} if label else {}
+        worker = self.registry.add(WorkerSpec(f"http://{name}", role, labels=labels))
+        self.registry.set_info(worker, WorkerInfo(model_ids=("m",), dp_size=dp_size))
+        self.registry.set_state(worker, State.READY)
+        return worker
+
+    async def ask(self) -> Grant:
+        """Ask for a pair of model m."""
+        return await self.scheduler.ask(Ask(replace(FACTS, model="m")))
+
+
+@pytest.fixture
+def fleet() -> Fleet:
+    """One prefill worker."""
+    made = Fleet()
+    made.add("p", Role.PREFILL)
+    return made
+
+
+async def test_turns_are_taken_once(fleet: Fleet) -> None:
+    """Two decode workers get every other request, though each is chosen twice."""
+    decodes = [fleet.add(name, Role.DECODE, dp_size=2) for name in ("d0", "d1")]
+    chosen: list[tuple[Worker, int]] = []
+    for _ in range(8):
+        grant = await fleet.ask()
+        fleet.scheduler.rebind_decode(grant, NONE)
+        chosen.append((grant.pair.decode, grant.pair.decode_rank))
+        fleet.scheduler.done(grant, Outcome.OK)
+    assert [chosen.count((decode, rank)) for decode in decodes for rank in (0, 1)] != [4, 0, 4, 0]
+    assert [sum(worker is d for worker, _ in chosen) for d in decodes] == [4, 4]
+
+
+async def test_busier_one_is_left(fleet: Fleet) -> None:
+    """What came to it while prefill ran counts; the lease moves along."""
+    one, other = (fleet.add(name, Role.DECODE) for name in ("d0", "d1"))
+    grant = await fleet.ask()
+    assert grant.pair.decode is one
+    with Lease(one, 0):
+        fleet.scheduler.rebind_decode(grant, NONE)
+    assert grant.pair.decode is other
+    assert (one.n_leases, other.n_leases) == (0, 1)
+    fleet.scheduler.done(grant, Outcome.OK)
+    assert (one.n_leases, other.n_leases) == (0, 0)
+
+
+async def test_tried_one_is_left(fleet: Fleet) -> None:
+    """However idle it is; with none left the grant stays as it was."""
+    one, other = (fleet.add(name, Role.DECODE) for name in ("d0", "d1"))
+    grant = await fleet.ask()
+    fleet.scheduler.rebind_decode(grant, frozenset({one.id}))
+    assert grant.pair.decode is other
+    with pytest.raises(NoPairAvailable):
+        fleet.scheduler.rebind_decode(grant, frozenset({one.id, other.id}))
+    assert (grant.pair.decode, other.n_leases, one.n_leases) == (other, 1, 0)
+
+
+async def test_one_that_is_gone_or_full_is_left(fleet: Fleet) -> None:
+    """An open breaker, a full worker, one that was removed."""
+    one, other = (fleet.add(name, Role.DECODE) for name in ("d0", "d1"))
+    for spoil in (lambda: one.back_off(5.0), lambda: fleet.registry.remove(one.id)):
+        grant = await fleet.ask()
+        while grant.pair.decode is not one:
+            fleet.scheduler.done(grant, Outcome.OK)
+            grant = await fleet.ask()
+        spoil()
+        fleet.scheduler.rebind_decode(grant, NONE)
+        assert grant.pair.decode is other
+        fleet.scheduler.done(grant, Outcome.OK)
+        one.capacity_until_s = 0.0
+
+
+async def test_ended_grant_takes_no_lease(fleet: Fleet) -> None:
+    """A request that ended meanwhile leaves nothing behind."""
+    one, other = (fleet.add(name, Role.DECODE) for name in ("d0", "d1"))
+    grant = await fleet.ask()
+    fleet.scheduler.done(grant, Outcome.CANCELLED)
+    fleet.scheduler.rebind_decode(grant, frozenset({one.id}))
+    assert (one.n_leases, other.n_leases) == (0, 0)
+
+
+async def test_trial_is_counted(fleet: Fleet) -> None:
+    """A decode worker whose breaker is half open gets as many trials as it may."""
+    clock = [0.0]
+    registry = Registry(now_s=lambda: clock[0])
+    late = Fleet()
+    late.registry, late.scheduler = (
+        registry,
+        LocalScheduler(registry, RoundRobin(), RoundRobin(), now_s=lambda: clock[0]),
+    )
+    late.add("p", Role.PREFILL)
+    one = late.add("d0", Role.DECODE)
+    grants = [await late.ask() for _ in range(4)]
+    other = late.add("d1", Role.DECODE)
+    for _ in range(10):
+        other.breaker.record_failure()
+    clock[0] = 60.0
+    for grant in grants[:3]:
+        late.scheduler.rebind_decode(grant, frozenset({one.id}))
+        assert grant.pair.decode is other
+    with pytest.raises(NoPairAvailable):
+        late.scheduler.rebind_decode(grants[3], frozenset({one.id}))
+
+
+async def test_only_partners(fleet: Fleet) -> None:
+    """Decode workers of another pairing label never take the handoff."""
+    one = fleet.add("d0", Role.DECODE)
+    fleet.add("p1", Role.PREFILL, label="x")
+    foreign = fleet.add("d1", Role.DECODE, label="x")
+    table = PairTable(fleet.registry.snapshot())
+    prefill = next(w for w in fleet.registry.workers() if w.spec.url == "http://p")
+    assert table.partners(prefill, "m") == (one,)
+    assert table.partners(prefill, None) == (one,)
+    assert table.partners(foreign, "m") == ()
+    grant = await fleet.ask()
+    while grant.pair.prefill is not prefill:
+        grant = await fleet.ask()
+    with pytest.raises(NoPairAvailable):
+        fleet.scheduler.rebind_decode(grant, frozenset({one.id}))

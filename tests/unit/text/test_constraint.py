@@ -1,0 +1,80 @@
+"""Every way of asking for structured output."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from app.errors import InvalidRequest
+from app.protocol.engine import Constraint
+from app.text.constraint import read_constraint
+
+SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}}
+SCHEMA_TEXT = '{"type":"object","properties":{"a":{"type":"integer"}}}'
+
+
+@pytest.mark.parametrize(
+    ("fields", "constraint"),
+    [
+        ({}, None),
+        ({"response_format": {"type": "text"}}, None),
+        ({"response_format": {"type": "json_object"}}, Constraint("json_object")),
+        (
+            {
+                "response_format": {
+                    "type": "json_schema",
+                    "json_schema": {"name": "x", "schema": SCHEMA, "strict": True},
+                }
+            },
+            Constraint("json_schema", SCHEMA_TEXT),
+        ),
+        ({"json_schema": SCHEMA_TEXT}, Constraint("json_schema", SCHEMA_TEXT)),
+        ({"guided_json": SCHEMA}, Constraint("json_schema", SCHEMA_TEXT)),
+        ({"regex": "[ab]+"}, Constraint("regex", "[ab]+")),
+        ({"guided_regex": "[ab]+"}, Constraint("regex", "[ab]+")),
+        ({"ebnf": 'root ::= "a"'}, Constraint("grammar", 'root ::= "a"')),
+        ({"choice": ["a", "b"]}, Constraint("choice", ("a", "b"))),
+        ({"structured_outputs": {"choice": ["a"]}}, Constraint("choice", ("a",))),
+        ({"structured_outputs": {"json": SCHEMA}}, Constraint("json_schema", SCHEMA_TEXT)),
+        ({"structured_outputs": {"json_object": True}}, Constraint("json_object")),
+        (
+            {"response_format": {"type": "structural_tag", "format": {"type": "any_text"}}},
+            Constraint("structural_tag", '{"type":"structural_tag","format":{"type":"any_text"}}'),
+        ),
+        ({"response_format": {"type": "text"}, "regex": "a"}, Constraint("regex", "a")),
+    ],
+)
+def test_forms(fields: dict[str, Any], constraint: Constraint | None) -> None:
+    """Each becomes the wire's kind and text."""
+    assert constraint == read_constraint(fields)
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"regex": "a", "ebnf": "b"}, "regex"),
+        ({"regex": "a", "response_format": {"type": "json_object"}}, "response_format"),
+        ({"regex": ""}, "regex"),
+        ({"choice": []}, "choice"),
+        ({"choice": [1]}, "choice"),
+        ({"guided_json": "{"}, "guided_json"),
+        ({"guided_json": "[1]"}, "guided_json"),
+        ({"response_format": {"type": "xml"}}, "response_format.type"),
+        ({"response_format": {"type": "json_schema"}}, "response_format.json_schema"),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"schema": {}}}},
+            "response_format.json_schema.name",
+        ),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "x"}}},
+            "response_format.json_schema.schema",
+        ),
+        ({"structured_outputs": {"disable_fallback": True}}, "structured_outputs.disable_fallback"),
+    ],
+)
+def test_refused(fields: dict[str, Any], param: str) -> None:
+    """Two at once, or none that can be read."""
+    with pytest.raises(InvalidRequest) as refusal:
+        read_constraint(fields)
+    assert param == refusal.value.param
