@@ -71,8 +71,11 @@ def drop_idle_connections(fleet: Fleet) -> None:
             connection.abort()
 
 
-@pytest.mark.parametrize("is_warm", [False, True], ids=["new connections", "kept connections"])
-@pytest.mark.parametrize("how", ["leaves", "cancelled"])
+@pytest.mark.parametrize(
+    ("how", "is_warm"),
+    [("leaves", False), ("leaves", True), ("cancelled", False)],
+    ids=["leaves", "leaves kept connections", "cancelled"],
+)
 @pytest.mark.parametrize("kind", KINDS)
 async def test_ended_after_any_step(
     stack: AsyncExitStack, kind: str, how: How, is_warm: bool
@@ -93,12 +96,15 @@ async def test_ended_after_any_step(
         }
         return fleet.leftovers() | {name: n for name, n in in_engines.items() if n}
 
+    def describe() -> dict[str, Any]:
+        return {"steps": n_steps} | left()
+
     n_through = 0
     for n_steps in range(1, MAX_STEPS):
         if not is_warm:
             drop_idle_connections(fleet)
         n_through += await end_after(n_steps, how, endpoint, path, data)
-        await until(lambda: not left(), left)
+        await until(lambda: not left(), describe)
         assert fleet.charged == [], n_steps
         if n_through == 2:
             break

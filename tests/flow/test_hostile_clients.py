@@ -38,11 +38,8 @@ async def test_all_choices_together_are_bounded(stack: AsyncExitStack) -> None:
     long = "x" * (MAX_FAN_OUT_BYTES // 128)
     body = body_of(COMPLETIONS, prompt=long)
     got = await fleet.ask(COMPLETIONS, body | {"n": 128})
-    assert (got.status, got.error["code"], got.error["param"]) == (
-        413,
-        "request_body_too_large",
-        "n",
-    )
+    assert (got.status, got.error["code"]) == (413, "request_body_too_large")
+    assert got.error["param"] == "n"
     assert fleet.prefills[0].seen == fleet.decodes[0].seen == []
     assert (await fleet.ask(COMPLETIONS, body)).status == 200
 
@@ -61,9 +58,7 @@ async def test_long_model_name_is_cut_in_the_log(
     assert len(logged) < 2000
 
 
-async def test_leaving_amid_a_worker_description(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+async def test_leaving_amid_a_worker_description(capsys: pytest.CaptureFixture[str]) -> None:
     """It is logged as a client that left, not as a defect of the gateway."""
     logged = ""
 
