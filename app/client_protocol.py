@@ -32,8 +32,7 @@ class ClientProtocol(HttpToolsProtocol):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._client = Client()
-        self._cycles: set[Any] = set()
-        self._is_in_head = True
+        self._running: Any = None
         self._is_replaying = False
         self._n_idle_bytes = 0
 
@@ -42,12 +41,11 @@ class ClientProtocol(HttpToolsProtocol):
         super().connection_made(HeadJoiningTransport(transport, self.loop))
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Ends a connection and tells all its requests; uvicorn tells the latest one only."""
-        for cycle in self._cycles:
-            if not cycle.response_complete:
-                cycle.disconnected = True
-            cycle.message_event.set()
-        self._cycles.clear()
+        """Ends a connection and tells the request that runs; uvicorn tells the latest read."""
+        running = self._running
+        if running is not None:
+            running.disconnected = running.disconnected or not running.response_complete
+            running.message_event.set()
         self.pipeline.clear()
         super().connection_lost(exc)
         self._client.leave()
@@ -85,7 +83,7 @@ class ClientProtocol(HttpToolsProtocol):
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
-            framing = [header for header in self.headers if header[0] in _FRAMING]
+            framing = [header for header in self.scope["headers"] if header[0] in _FRAMING]
             if not self.parser.should_keep_alive():
                 framing.append((b"connection", b"close"))
             head = b"".join(b"%b: %b\r\n" % header for header in framing)
@@ -99,28 +97,18 @@ class ClientProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """Starts a request."""
         if not self._is_replaying:
-            self._is_in_head = True
             super().on_message_begin()
             self.scope["state"]["client"] = self._client
-
-    def on_url(self, url: bytes) -> None:
-        """Takes a part of the URL."""
-        if not self._is_replaying:
-            super().on_url(url)
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """Takes a header; trailers, which come after the head, are dropped."""
-        if self._is_in_head and not self._is_replaying:
-            super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         """Starts to serve."""
         if self._is_replaying:
             self._is_replaying = False
             return
-        self._is_in_head = False
         self._n_idle_bytes = 0
         super().on_headers_complete()
+        # Trailers, and the head of a replay, go nowhere: the request has its own list.
+        self.headers = []
 
     def on_body(self, body: bytes) -> None:
         """Takes a piece of body."""
@@ -134,6 +122,5 @@ class ClientProtocol(HttpToolsProtocol):
             super().on_message_complete()
 
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
-        self._cycles = {known for known in self._cycles if not known.response_complete}
-        self._cycles.add(cycle)
+        self._running = cycle
         super()._start_asgi_task(cycle, app)

@@ -19,13 +19,13 @@ class ClientRids:
         self._held: set[str] = set()
 
     @contextmanager
-    def hold(self, rid: str | tuple[str, ...] | None) -> Iterator[None]:
+    def hold(self, rid: str | tuple[str, ...]) -> Iterator[None]:
         """Keeps a request's own ids to itself while it lasts.
 
         Raises:
             InvalidRequest: Another request has one of them.
         """
-        rids = () if rid is None else (rid,) if isinstance(rid, str) else rid
+        rids = (rid,) if isinstance(rid, str) else rid
         for each in rids:
             if each in self._held:
                 raise InvalidRequest(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from typing import Protocol
 
 import orjson
@@ -32,6 +32,8 @@ from app.text.answer import Envelope
 from app.text.text_route import read_request
 from app.upstream.http1 import encode_lines
 from app.workers.worker import Engine
+
+_NOTHING = nullcontext()
 
 
 class Attempt(Protocol):
@@ -127,7 +129,8 @@ class PDRouter:
             GatewayError: Nothing was relayed, or a leg failed while relaying.
         """
         attempts = Attempts(self._max_attempts, self._retry_deadline_s, self._now_s)
-        with self._client_rids.hold(prepared.facts.client_rid):
+        rid = prepared.facts.client_rid
+        with _NOTHING if rid is None else self._client_rids.hold(rid):
             while True:
                 grant = await self._choose_next(prepared, attempts)
                 outcome = Outcome.CANCELLED

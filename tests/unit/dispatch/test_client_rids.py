@@ -49,5 +49,5 @@ def test_failed_request_gives_its_ids_back() -> None:
 def test_requests_without_ids_do_not_meet() -> None:
     """Any number of them run at once."""
     rids = ClientRids()
-    with rids.hold(None), rids.hold(None), rids.hold(()):
+    with rids.hold(()), rids.hold(()):
         pass
