@@ -57,10 +57,10 @@ class Worker:
         request = pb.GenerateRequest.FromString(data)
         self.seen["requests"] += 1
         n_tokens = request.sampling_params.max_tokens or 64
-        told = request.kv_transfer_params_json
+        told = json.loads(request.kv_transfer_params_json or "{}")
         # "rooms", as for SGLang: the leg was told what its role needs.
         if self.role == "prefill":
-            self.seen["rooms"] += '"do_remote_decode": true' in told or 'te_decode":true' in told
+            self.seen["rooms"] += told.get("do_remote_decode") is True
             yield _complete(self.first_word, 1, self._handoff(request.request_id))
             return
         self.seen["rooms"] += told.get("remote_engine_id") is not None
