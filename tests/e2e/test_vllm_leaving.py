@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -24,12 +25,13 @@ from tests.e2e.simulated import Fleet, serving
 pytestmark = [pytest.mark.engine("vllm"), pytest.mark.real]
 
 FREE_WITHIN_S = 2.0
-PREFILL_WITHIN_S = 20.0
-"""The long prompt takes 4 s on an idle core."""
+PREFILL_WITHIN_S = 30.0
+"""The long prompt takes 2 s on an idle core; an engine ends a step that it has begun."""
 LEASE_S = 30.0
 EXPIRED = "Releasing expired KV blocks"
 SHORT = "Tell a long story."
-N_LONG_WORDS = 400
+N_LONG_WORDS = 300
+_numbers = count(1)
 
 
 @dataclass
@@ -66,9 +68,14 @@ class Stage:
             async for _ in answer.aiter_lines():
                 pass
 
+    async def take_a_step(self) -> None:
+        """Has both workers do something short, so that their counters are not of an older step."""
+        body = {"model": self.model, "prompt": SHORT, "max_tokens": 2, "ignore_eos": True}
+        (await self.http.post("/v1/completions", json=body)).raise_for_status()
+
     async def until_handed_over(self) -> None:
         """Waits until the decode leg has come to the gate."""
-        async with asyncio.timeout(BUSY_WITHIN_S):
+        async with asyncio.timeout(PREFILL_WITHIN_S):
             await self.gate.has_handoff.wait()
 
     async def until_busy(self) -> None:
@@ -125,14 +132,18 @@ async def staged(fleet: Fleet, model: str) -> AsyncIterator[Stage]:
 
 async def leave_prefill(stage: Stage) -> None:
     """Prefill computes; with NIXL decode never hears of it."""
-    async with stage.asking(" ".join(f"word{i}" for i in range(N_LONG_WORDS))):
-        await asyncio.sleep(0.5)
+    # Another one each time, or prefill would find it in its cache.
+    first = next(_numbers) * N_LONG_WORDS
+    async with stage.asking(" ".join(f"word{first + i}" for i in range(N_LONG_WORDS))):
+        await asyncio.sleep(0.3)
     if stage.is_nixl:
-        await stage.until_free()
+        await asyncio.sleep(0.5)
         assert not stage.gate.has_handoff.is_set()
     else:
         took_s = await stage.until_free(PREFILL_WITHIN_S)
         print(f"prefill's end freed all blocks after {took_s:.2f} s")
+    async with asyncio.timeout(PREFILL_WITHIN_S):
+        await stage.take_a_step()
 
 
 async def leave_handoff(stage: Stage) -> None:
