@@ -17,7 +17,7 @@ _N_ROOM_BITS = 63
 _N_RID_BITS = 128
 
 # Seeded from the system once a process. Rooms and ids must differ, nothing more: asking the
-# system each time costs 2 us, and there are two a request.
+# system each time costs 1 us, and there are two a request.
 _random_bits = random.Random().getrandbits
 
 
