@@ -136,9 +136,11 @@ class ModelTexts:
             worker.info.context_length or tokenizer.max_length,
             facts.default_sampling,
             _format(asked.tool_parser, names, tool_parsers.by_name, tool_parsers.for_model),
+            asked.tool_parser,
             _format(asked.reasoning_parser, names, thoughts.by_name, thoughts.for_model),
             tokenizer.eos_ids | frozenset(facts.eos_token_ids),
             constrains_after_thought=facts.constrained_decoding_start == "after_reasoning",
+            constrains_first_token=facts.constrained_decoding_start == "first_token",
         )
 
     async def _tokenizer(self, worker: Worker) -> Tokenizer:
