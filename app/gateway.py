@@ -150,6 +150,7 @@ def _texts(settings: Settings, registry: Registry, clients: WorkerClients) -> Mo
         settings.chat_template,
         settings.tool_call_parser,
         settings.reasoning_parser,
+        settings.trust_request_chat_template,
     )
     texts = ModelTexts(registry, clients, asked)
     urls = [spec.url for spec in worker_specs(settings)]

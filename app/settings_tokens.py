@@ -52,6 +52,14 @@ class TokenSettings(BaseSettings):
             metavar="FILE",
         ),
     ] = Field(None, min_length=1)
+    trust_request_chat_template: Annotated[
+        bool,
+        Knob(
+            _TOKENS,
+            "Render with the chat_template that a client sends; a process of its own does, with "
+            "limits of time and memory",
+        ),
+    ] = False
     tool_call_parser: Annotated[
         str | None,
         BeforeValidator(_read_tool_parser),

@@ -11,7 +11,7 @@ from app.protocol.engine import Constraint
 from app.protocol.routes import Route
 from app.protocol.wire_json import JsonObject
 from app.text.chat_messages import read_messages
-from app.text.chat_prompt import ChatPrompt, render
+from app.text.chat_prompt import render
 from app.text.constraint import read_constraint
 from app.text.field_rules import refuse
 from app.text.forced_calls import NamedCall
@@ -20,6 +20,7 @@ from app.text.parsers.object_parsers import JsonParser
 from app.text.parsers.shapes import ReasoningParser, ToolParser
 from app.text.parsers.structural_tags import ARGS_TOKEN, Room, constraint_for
 from app.text.prompt_length import check_length, truncated
+from app.text.prompt_writing import ChatPrompt
 from app.text.request_fields import CHAT
 from app.text.sampling import make_sampling
 from app.text.served_model import ServedModel

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from app.text.chat_template import ChatTemplate
+from app.text.client_templates import ClientTemplates
 from app.text.parsers import reasoning_parsers, tool_parsers
 from app.text.parsers.reasoning_parsers import ThoughtFormat
 from app.text.parsers.tool_parsers import ToolFormat
@@ -30,8 +30,8 @@ class ServedModel:
             ``constrained_decoding_start`` = ``after_reasoning``); else it binds from the first
             token, so that no thought can come.
         constrains_first_token: The worker says that it does the latter; some say neither.
-        client_template: Compiles a template that a client sends; ``None`` refuses them, which is
-            vLLM's default, too: a template can be written to keep a machine busy.
+        client_templates: Renders with templates that clients send; ``None`` refuses them, which
+            is vLLM's default, too.
     """
 
     name: str
@@ -44,4 +44,4 @@ class ServedModel:
     eos_ids: frozenset[int] = frozenset()
     constrains_after_thought: bool = False
     constrains_first_token: bool = False
-    client_template: Callable[[str], ChatTemplate] | None = None
+    client_templates: ClientTemplates | None = None

@@ -35,6 +35,7 @@ class Tokenizer:
         pool: Threads for long texts; an own one when left out.
 
     Attributes:
+        named_tokens: ``bos_token`` and the like, and what they stand for in templates.
         eos_ids: Ids that end an answer: those of config.json, of generation_config.json
             and the tokenizer's own.
         bos_id: The id that begins a text, if the model has one.
@@ -56,7 +57,7 @@ class Tokenizer:
         self.chat = chat
         self.pool = pool or EncodingPool()
         added = tokenizer.get_added_tokens_decoder()
-        names = files.special_tokens()
+        names = self.named_tokens = files.special_tokens()
         self.added_tokens: dict[int, str] = {at: token.content for at, token in added.items()}
         self.special_ids = frozenset(at for at, token in added.items() if token.special)
         own_eos = self.token_id(names.get("eos_token", ""))

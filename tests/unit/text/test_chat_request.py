@@ -11,7 +11,7 @@ import pytest
 from app.errors import InvalidRequest
 from app.protocol.engine import Constraint
 from app.text.chat_request import read_chat
-from app.text.chat_template import ChatTemplate
+from app.text.client_templates import ClientTemplates
 from app.text.parsers import reasoning_parsers, tool_parsers
 from app.text.parsers.section_parsers import KimiK2Parser
 from app.text.served_model import ServedModel
@@ -157,12 +157,17 @@ async def test_template_switches(served: ServedModel) -> None:
 
 
 async def test_clients_template(served: ServedModel) -> None:
-    """Taken only where the operator trusts clients."""
-    trusting = replace(served, client_template=lambda text: ChatTemplate({"default": text}, {}))
-    made = await chat(trusting, chat_template="{{ messages[0].content }}!")
-    assert "Hello!" == made.prompts[0].text
-    broken = await refusal(trusting, chat_template="{% if %}")
-    assert ("chat_template", None) == (broken.param, broken.leg)
+    """Refused with the flag's name; where the operator has set it, the message is written by it."""
+    untrusted = await refusal(served, chat_template="{{ messages[0].content }}!")
+    assert ("chat_template", "unsupported_parameter") == (untrusted.param, untrusted.code)
+    assert "--trust-request-chat-template" in untrusted.message
+    templates = ClientTemplates()
+    try:
+        trusting = replace(served, client_templates=templates)
+        made = await chat(trusting, chat_template="{{ messages[0].content }}!")
+        assert "Hello!" == made.prompts[0].text
+    finally:
+        templates.close()
 
 
 async def test_parsers(thinker: ServedModel) -> None:
