@@ -17,7 +17,7 @@ from app.api.relay import Relay
 from app.dispatch.pd_router import PDRouter
 from app.dispatch.reply import Prepared
 from app.errors import BodyTooLarge, ClientGone, GatewayError
-from app.protocol.facts import peek
+from app.protocol.facts import parse_object, read_facts
 from app.protocol.routes import Route
 
 MAX_FAN_OUT_BYTES = 64 * 1024 * 1024
@@ -42,23 +42,14 @@ class GenerationEndpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one request."""
         try:
-            body = await read_body(scope, receive, self._max_body_bytes)
-            facts = peek(self._route, body)
-            if facts.n > 1 and facts.n * len(body) > MAX_FAN_OUT_BYTES:
-                raise BodyTooLarge(
-                    f"With n = {facts.n} the body may have {MAX_FAN_OUT_BYTES // facts.n} bytes: "
-                    "every choice is sent it whole.",
-                    param="n",
-                )
             state = scope.get("state", {})
-            prepared = await self._router.prepare(
-                facts, body, scope["headers"], state.get("request_id", "")
-            )
+            prepared = await self._prepare(scope, receive, state.get("request_id", ""))
         except ClientGone:
             return
         except GatewayError as error:
             await send_problem(scope, send, error)
             return
+        facts = prepared.facts
         model = facts.model and facts.model[:MAX_LOGGED_MODEL_CHARS]
         prepared.notes.update(model=model, stream=facts.stream)
         state["log"] = prepared.notes
@@ -68,6 +59,19 @@ class GenerationEndpoint:
                     await self._answer(prepared, request, scope, send)
         except* ClientGone:
             prepared.notes["outcome"] = "client_gone"
+
+    async def _prepare(self, scope: Scope, receive: Receive, request_id: str) -> Prepared:
+        """Reads and parses the body, once; the parsed one is not kept for the request's life."""
+        body = await read_body(scope, receive, self._max_body_bytes)
+        document = parse_object(body)
+        facts = read_facts(self._route, document, body)
+        if facts.n > 1 and facts.n * len(body) > MAX_FAN_OUT_BYTES:
+            raise BodyTooLarge(
+                f"With n = {facts.n} the body may have {MAX_FAN_OUT_BYTES // facts.n} bytes: "
+                "every choice is sent it whole.",
+                param="n",
+            )
+        return await self._router.prepare(facts, document, body, scope["headers"], request_id)
 
     async def _answer(
         self, prepared: Prepared, request: asyncio.TaskGroup, scope: Scope, send: Send

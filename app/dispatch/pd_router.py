@@ -11,8 +11,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, nullcontext
 from typing import Protocol
 
-import orjson
-
 from app.clock import Clock
 from app.dispatch.blame import Blame
 from app.dispatch.client_rids import ClientRids
@@ -27,6 +25,7 @@ from app.dispatch.token_leg import TokenTools
 from app.errors import NoPairAvailable, WorkerError
 from app.protocol.bootstrap import mint_rid
 from app.protocol.facts import RequestFacts
+from app.protocol.wire_json import JsonObject
 from app.scheduling.scheduler import Ask, Grant, Outcome
 from app.text.answer import Envelope
 from app.text.text_route import read_request
@@ -87,12 +86,25 @@ class PDRouter:
         self._client_rids = ClientRids()
 
     async def prepare(
-        self, facts: RequestFacts, body: bytes, client_headers: RawHeaders, request_id: str
+        self,
+        facts: RequestFacts,
+        document: JsonObject,
+        body: bytes,
+        client_headers: RawHeaders,
+        request_id: str,
     ) -> Prepared:
         """Makes a request ready for any pair.
 
         SGLang takes the client's own bytes. vLLM takes tokens, so the body is checked, the chat
         template rendered and the prompt tokenized.
+
+        Args:
+            facts: What routing needs to know.
+            document: The parsed body; what is made of it holds on to no more than its strings
+                and schemas.
+            body: The client's own bytes.
+            client_headers: What the client sent.
+            request_id: For the workers' logs.
 
         Raises:
             InvalidRequest: A field is wrong or cannot be honoured.
@@ -102,7 +114,7 @@ class PDRouter:
         worker = self._texts.worker_of(facts.model)
         if worker is not None:
             served = await self._texts.get(facts.model, worker)
-            prepared.text = await read_request(facts.route, orjson.loads(body), served)
+            prepared.text = await read_request(facts.route, document, served)
         return prepared
 
     async def choose(self, prepared: Prepared, excluded: frozenset[str]) -> Grant:
