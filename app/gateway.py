@@ -12,12 +12,12 @@ from app.dispatch.abort import LegReaper
 from app.dispatch.blame import Blame
 from app.dispatch.handoff_counts import HandoffCounts
 from app.dispatch.kv_transfer import MissingHandoff
+from app.dispatch.leg_tools import LegTools
 from app.dispatch.limits import LegLimits
 from app.dispatch.model_texts import ModelTexts, TextSettings
 from app.dispatch.pd_router import PDRouter
 from app.dispatch.retry import RetryRules
 from app.dispatch.retry_budget import RetryBudget
-from app.dispatch.sglang import LegTools
 from app.dispatch.token_leg import TokenTools
 from app.gateway_tls import worker_tls
 from app.policies.base import Policy

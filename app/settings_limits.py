@@ -78,8 +78,8 @@ class LimitSettings(BaseSettings):
         bool,
         Knob(
             _FAILURES,
-            "Try another pair also after a worker's own 5xx, if no prefill was completed; "
-            "the generation may have begun",
+            "Try another pair also after a prefill worker's own 5xx or a decode worker's 503, "
+            "never after a prefill that ran",
         ),
     ] = False
     retry_deadline_secs: Annotated[

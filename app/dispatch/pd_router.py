@@ -17,11 +17,11 @@ from app.clock import Clock
 from app.dispatch.blame import Blame
 from app.dispatch.client_rids import ClientRids
 from app.dispatch.headers import for_workers
+from app.dispatch.leg_tools import LegTools
 from app.dispatch.model_texts import ModelTexts
 from app.dispatch.reply import Prepared, RawHeaders, Reply
 from app.dispatch.retry import Attempts, RetryRules
 from app.dispatch.retry_budget import RetryBudget
-from app.dispatch.sglang import LegTools
 from app.dispatch.sglang_attempt import SglangAttempt
 from app.dispatch.token_attempt import TokenAttempt
 from app.dispatch.token_leg import TokenTools
@@ -47,7 +47,7 @@ class Attempt(Protocol):
 
     @property
     def has_prefilled(self) -> bool:
-        """A prefill leg was completed."""
+        """A prefill was completed, or may have been."""
 
     @property
     def awaited_leg(self) -> Leg:

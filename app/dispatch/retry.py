@@ -1,7 +1,7 @@
 """Whether a failed attempt may be followed by another one, on another pair.
 
 By default only while nothing has reached an engine: a generation that may have run is not run
-twice. On demand also after a worker's own 5xx, but never after a prefill that was completed.
+twice. On demand also after a worker's own 5xx, but never after a prefill that ran.
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ class Attempts:
         Args:
             error: The failure, settled.
             pair: Whose it was.
-            has_prefilled: A prefill leg of the attempt was completed.
+            has_prefilled: A prefill of the attempt was completed, or may have been.
         """
         self.last_error = error
         if error.leg is None:

@@ -10,40 +10,21 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from app.dispatch import leg_failures
-from app.dispatch.abort import LegReaper
 from app.dispatch.leg_bodies import leg_bodies
-from app.dispatch.limits import LegLimits
+from app.dispatch.leg_tools import LegTools
 from app.dispatch.reply import Prepared
 from app.dispatch.whole_events import EventTooLong, WholeEvents
 from app.errors import Leg, LegBroken, LegRejected, WorkerError
 from app.protocol.peer_blame import is_peer_death
 from app.protocol.reply_faults import fault_in_body, find_fault
-from app.scheduling.scheduler import Grant, Scheduler
-from app.upstream.clients import WorkerClients
+from app.scheduling.scheduler import Grant
 from app.upstream.failures import UpstreamError
 from app.upstream.http1 import Exchange
 from app.workers.worker import Worker
 
 MAX_REPLY_BYTES = 256 * 1024 * 1024
-
-
-@dataclass(frozen=True, slots=True)
-class LegTools:
-    """What every call needs of its surroundings.
-
-    Attributes:
-        hold_decode_s: Longest wait for a prefill refusal once decode has spoken.
-        limits: How long a leg may keep a request waiting.
-    """
-
-    clients: WorkerClients
-    scheduler: Scheduler
-    reaper: LegReaper
-    hold_decode_s: float
-    limits: LegLimits
 
 
 class SglangCall:
@@ -79,6 +60,7 @@ class SglangCall:
         self._events = WholeEvents()
         self._prefill_ended = asyncio.Event()
         self._has_spoken = False
+        self._may_have_prefilled = False
         self._is_proven = False
         self._is_finished = False
         self._is_prefill_counted = False
@@ -104,8 +86,8 @@ class SglangCall:
 
     @property
     def has_prefilled(self) -> bool:
-        """Prefill has computed the prompt, as far as anybody was told."""
-        return self._has_spoken or self.prefill_body is not None
+        """Prefill has computed the prompt, or may have: then it is not to do so again."""
+        return self._may_have_prefilled or self.prefill_body is not None
 
     @property
     def awaited_leg(self) -> Leg:
@@ -152,11 +134,14 @@ class SglangCall:
         except UpstreamError as failure:
             raise self._failed(failure, "decode") from failure
         except LegRejected as error:
-            if error.leg == "decode" and is_peer_death(error.message):
-                # Decode only reports it; prefill's own word, if it has one, is on its way.
-                await self._hold()
+            if error.leg == "decode":
+                # One that is full has not met prefill; of others nobody knows.
+                self._may_have_prefilled = error.status != 503
+                if is_peer_death(error.message):
+                    # Decode only reports it; prefill's own word, if any, is on its way.
+                    await self._hold()
             raise
-        self._has_spoken = True
+        self._has_spoken = self._may_have_prefilled = True
         self._is_proven = self._facts.batch is None
         if self._facts.stream:
             self._decode.limit(self._tools.limits.gap_s, is_total=False)

@@ -7,8 +7,9 @@ import asyncio
 from app.dispatch import fan_out
 from app.dispatch.answers import CompletedEventStream, EventStream, whole_body
 from app.dispatch.headers import for_client
+from app.dispatch.leg_tools import LegTools
 from app.dispatch.reply import Prepared, Reply, once
-from app.dispatch.sglang import LegTools, SglangCall
+from app.dispatch.sglang import SglangCall
 from app.errors import Leg, WorkerError
 from app.scheduling.scheduler import Grant
 
@@ -43,7 +44,7 @@ class SglangAttempt:
 
     @property
     def has_prefilled(self) -> bool:
-        """A prefill leg was completed."""
+        """A prefill was completed, or may have been."""
         return any(call.has_prefilled for call in self._calls)
 
     @property

@@ -11,9 +11,10 @@ import orjson
 import pytest
 
 from app.dispatch.abort import LegReaper
+from app.dispatch.leg_tools import LegTools
 from app.dispatch.limits import LegLimits
 from app.dispatch.reply import Prepared
-from app.dispatch.sglang import LegTools, SglangCall
+from app.dispatch.sglang import SglangCall
 from app.errors import LegBroken, LegRejected, LegTimedOut, LegUnreachable, WorkerError
 from app.protocol.facts import peek
 from app.protocol.routes import Route
