@@ -96,6 +96,7 @@ class TokenSettings(BaseSettings):
             "Certificates (PEM) that https:// and grpcs:// workers are checked by; unset: the "
             "system's for https, those that come with gRPC for grpcs",
             metavar="FILE",
+            aliases=("--ca-cert-paths",),
         ),
     ] = Field(None, min_length=1)
     client_cert_path: Annotated[

@@ -56,7 +56,7 @@ worker-wedge-secs zmq-engine-count
 """
 
 _MANY_VALUES = """
-ca-cert-paths control-plane-api-keys cors-allowed-origins decode-selector encode
+control-plane-api-keys cors-allowed-origins decode-selector encode
 encode-selector jwt-role-mapping mesh-peer-urls prefill-selector prometheus-duration-buckets
 request-id-headers router-selector routing-key-headers selector storage-context-headers
 """
