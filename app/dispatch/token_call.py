@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 
-from app.dispatch.kv_transfer import MissingHandoff, Transfer
+from app.dispatch.kv_transfer import Transfer
 from app.dispatch.retry import Attempts
 from app.dispatch.token_handoff import HeldHandoff
 from app.dispatch.token_leg import Frames, TokenLeg, TokenTools, refresh
@@ -63,6 +63,7 @@ class TokenCall:
         self._opening: asyncio.Task[Frames | Exception] | None = None
         self._held = HeldHandoff(tools)
         self._prefill_error: WorkerError | None = None
+        self._prefilling: asyncio.Task[Complete | Exception] | None = None
         self._follower: asyncio.Task[Exception | None] | None = None
         self._tried: frozenset[str] = frozenset()
         self._is_rerun = False
@@ -138,14 +139,14 @@ class TokenCall:
             self._finish_prefill(self._prefill)
         decode, opening = self._decode, self._opening
         if decode is None:
-            self._release()
+            self._legs.release(self._held)
         elif opening is not None and not opening.done():
             wait_s = RELEASE_S - (self._tools.now_s() - decode.sent_s)
             self._tools.reaper.leave(opening, decode.cancel, max(0.0, wait_s))
         else:
             decode.cancel()
             if not decode.is_sent:
-                self._release()
+                self._legs.release(self._held)
 
     def _finish_prefill(self, leg: TokenLeg) -> None:
         follower, opening = self._follower, self._opening
@@ -156,11 +157,15 @@ class TokenCall:
             return
         if follower:
             follower.cancel()
-        leg.cancel()
+        if self._prefilling is None:
+            leg.cancel()
+        else:
+            # An aborted prefill keeps nothing for decode; one that has just ended does.
+            self._tools.reaper.abandon(leg, self._prefilling, self._release_late)
 
-    def _release(self) -> None:
-        request = self._legs.decode_request(self._held.text)
-        self._held.release(self._grant.pair.decode, request)
+    def _release_late(self, complete: Complete) -> None:
+        self._held.take(self._legs.plan, complete)
+        self._legs.release(self._held)
 
     def _started(self) -> TokenLeg:
         if self._decode is None:
@@ -171,8 +176,11 @@ class TokenCall:
         """Runs prefill and keeps what it leaves behind."""
         leg = self._prefill = self._legs.prefill()
         await leg.connect()
-        await leg.send()
-        complete = await leg.to_end()
+        running = self._prefilling = self._tools.reaper.adopt(leg.run())
+        complete = await asyncio.shield(running)
+        self._prefilling = None
+        if isinstance(complete, Exception):
+            raise complete
         self.n_cached_by_prefill = complete.n_cached_tokens
         self._held.take(self._legs.plan, complete)
         self._end_prefill()
@@ -195,7 +203,7 @@ class TokenCall:
                 settled = await self._tools.blame.settle(error, self._grant.pair)
                 if not self._has_moved(settled):
                     if was_sent:
-                        self._release()
+                        self._legs.release(self._held)
                     raise settled from error
 
     async def _start_decode(self) -> Frames:
@@ -242,18 +250,7 @@ class TokenCall:
         return True
 
     def _go_without(self, why: str, fault: str) -> None:
-        """Counts a generation that decode computes alone.
-
-        Raises:
-            LegBroken: The operator wants an error instead.
-        """
-        is_chosen = why == "prompt_logprobs"
-        if not is_chosen and self._tools.missing_handoff is MissingHandoff.FAIL:
-            error = self._legs.prefill().broken("left no handoff", "handoff_missing")
-            error.message = f"{fault} (--missing-handoff fail)"
-            raise error
-        worker = self._grant.pair.prefill
-        self._tools.counts.add_missing(why, worker, fault, is_warned=not is_chosen)
+        self._legs.count_missing(why, fault)
         self._end_prefill()
 
     async def _start_both(self) -> Frames:
@@ -267,8 +264,7 @@ class TokenCall:
 
     async def _follow_prefill(self, leg: TokenLeg) -> None:
         try:
-            await leg.send()
-            self.n_cached_by_prefill = (await leg.to_end()).n_cached_tokens
+            self.n_cached_by_prefill = (await leg.run()).n_cached_tokens
             if self._request.stream:
                 self._started().limit_first(self._tools.limits.first_token_s)
         except WorkerError as error:

@@ -67,6 +67,7 @@ class TokenLeg:
     ) -> None:
         self._leg = leg
         self._worker = worker
+        self._request_id = request.request_id
         self._has_handoff = request.handoff_json is not None
         self._call = tools.clients.vllm(worker).generate(
             request,
@@ -145,6 +146,19 @@ class TokenLeg:
             if isinstance(frame, Complete):
                 return frame
         raise self.cut()
+
+    async def run(self) -> Complete:
+        """Sends the request and reads up to the message that ends the generation.
+
+        Raises:
+            WorkerError: The leg failed, or that message did not come.
+        """
+        await self.send()
+        return await self.to_end()
+
+    async def abort(self) -> None:
+        """Has the engine end the generation; its last message says whether it was in time."""
+        await self._tools.clients.vllm(self._worker).abort([self._request_id])
 
     def limit_first(self, timeout_s: float) -> None:
         """Has the first message come within so long from now."""

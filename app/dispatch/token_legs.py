@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from app.dispatch.kv_transfer import Transfer, TransferPlan, plan_transfer, prefill_leg
+from app.dispatch.kv_transfer import (
+    MissingHandoff,
+    Transfer,
+    TransferPlan,
+    plan_transfer,
+    prefill_leg,
+)
+from app.dispatch.token_handoff import HeldHandoff
 from app.dispatch.token_leg import TokenLeg, TokenTools
 from app.protocol.engine import EngineRequest
 from app.scheduling.scheduler import Grant
@@ -54,6 +61,28 @@ class TokenLegs:
         pair = self._grant.pair
         rank = pair.decode_rank if pair.decode.info.dp_size > 1 else None
         return replace(self._request, handoff_json=handoff_json, dp_rank=rank)
+
+    def release(self, held: HeldHandoff) -> None:
+        """Has the blocks freed that nobody has read, if there are any."""
+        held.release(self._grant.pair.decode, self.decode_request(held.text))
+
+    def count_missing(self, why: str, fault: str) -> None:
+        """Counts a generation that decode computes alone.
+
+        Args:
+            why: A snake_case word.
+            fault: The same as a clause.
+
+        Raises:
+            LegBroken: The operator wants an error instead.
+        """
+        is_chosen = why == "prompt_logprobs"
+        if not is_chosen and self._tools.missing_handoff is MissingHandoff.FAIL:
+            error = self.prefill().broken("left no handoff", "handoff_missing")
+            error.message = f"{fault} (--missing-handoff fail)"
+            raise error
+        worker = self._grant.pair.prefill
+        self._tools.counts.add_missing(why, worker, fault, is_warned=not is_chosen)
 
     def _first_wait_s(self, handoff_json: str | None) -> float | None:
         limits = self._tools.limits
