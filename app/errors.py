@@ -58,6 +58,8 @@ class GatewayError(Exception):
         self.param = param
         self.retry_after_s = retry_after_s
         self.leg: Leg | None = None
+        self.n_attempts = 0
+        """Pairs that were tried; 0 if none was."""
 
 
 class InternalError(GatewayError):

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import ssl
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 
 from app.api.parts import Life
 from app.clock import Clock
@@ -14,23 +12,23 @@ from app.dispatch.abort import LegReaper
 from app.dispatch.blame import Blame
 from app.dispatch.handoff_counts import HandoffCounts
 from app.dispatch.kv_transfer import MissingHandoff
+from app.dispatch.leg_tools import LegTools
+from app.dispatch.limits import LegLimits
 from app.dispatch.model_texts import ModelTexts, TextSettings
 from app.dispatch.pd_router import PDRouter
-from app.dispatch.sglang import LegTools
+from app.dispatch.retry import RetryRules
+from app.dispatch.retry_budget import RetryBudget
 from app.dispatch.token_leg import TokenTools
+from app.gateway_tls import worker_tls
 from app.policies.base import Policy
 from app.policies.catalog import POLICIES
 from app.scheduling.scheduler import LocalScheduler, Scheduler
 from app.settings import Settings, SettingsError, flag_name, worker_specs
 from app.upstream.clients import WorkerClients
-from app.upstream.grpc_tls import GrpcTls
 from app.workers.breaker import Breaker
 from app.workers.drain import Drain
 from app.workers.health import HealthLoop
 from app.workers.registry import Registry
-
-RETRY_DEADLINE_S = 30.0
-"""No further attempt at a request starts after this long: its client has waited enough."""
 
 DRAIN_LIMIT_S = 600.0
 """As SMG 1.13: a removed worker's requests may go on for this long."""
@@ -68,13 +66,15 @@ def build_gateway(
     Raises:
         SettingsError: A certificate or the tokenizer cannot be read.
     """
+    tls = worker_tls(settings)
     registry = Registry(now_s=now_s, make_breaker=lambda: _breaker(settings, now_s))
     clients = WorkerClients(
         connect_timeout_s=settings.connect_timeout_secs,
         idle_expiry_s=settings.upstream_pool_idle_timeout_secs,
         health_path=settings.health_check_endpoint,
         control_timeout_s=settings.health_check_timeout_secs,
-        grpc_tls=_grpc_tls(settings),
+        ssl_context=tls.http,
+        grpc_tls=tls.grpc,
         on_info=registry.set_info,
         now_s=now_s,
     )
@@ -96,12 +96,13 @@ def build_gateway(
         now_s=now_s,
     )
     reaper = LegReaper(clients)
+    limits = _limits(settings)
     tools = LegTools(
         clients=clients,
         scheduler=scheduler,
         reaper=reaper,
         hold_decode_s=settings.hold_decode_ms / 1000,
-        silence_timeout_s=settings.request_timeout_secs,
+        limits=limits,
     )
     blame = Blame(clients, health, now_s)
     counts = HandoffCounts()
@@ -114,7 +115,7 @@ def build_gateway(
         counts=counts,
         missing_handoff=MissingHandoff(settings.missing_handoff),
         lease_s=settings.kv_lease_secs,
-        silence_timeout_s=settings.request_timeout_secs,
+        limits=limits,
         now_s=now_s,
     )
     router = PDRouter(
@@ -122,8 +123,11 @@ def build_gateway(
         token_tools=token_tools,
         texts=texts,
         blame=blame,
-        max_attempts=settings.max_attempts,
-        retry_deadline_s=RETRY_DEADLINE_S,
+        rules=_retry_rules(settings),
+        budget=RetryBudget(
+            settings.retry_budget_percent / 100, settings.retry_budget_min_tokens, now_s
+        ),
+        total_s=settings.total_timeout_secs,
         now_s=now_s,
         unix_s=unix_s,
     )
@@ -165,36 +169,26 @@ def _texts(settings: Settings, registry: Registry, clients: WorkerClients) -> Mo
     return texts
 
 
-def _grpc_tls(settings: Settings) -> GrpcTls:
-    certificate, key = settings.client_cert_path, settings.client_key_path
-    ca = _read("ca_cert_path", settings.ca_cert_path)
-    parts = (_read("client_cert_path", certificate), _read("client_key_path", key))
-    # gRPC takes anything here and then never gets a connection.
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    try:
-        if ca is not None:
-            context.load_verify_locations(cadata=ca.decode("ascii", "replace"))
-    except ssl.SSLError:
-        raise SettingsError(
-            f"{flag_name('ca_cert_path')} {settings.ca_cert_path}: no certificates in PEM form."
-        ) from None
-    try:
-        if certificate is not None:
-            # A password is never asked for on the terminal: gRPC takes no encrypted keys.
-            context.load_cert_chain(certificate, key, password="")
-    except ssl.SSLError:
-        raise SettingsError(
-            f"{flag_name('client_cert_path')} {certificate}: the certificate and the key {key} "
-            "are not in PEM form, do not fit each other, or the key is encrypted."
-        ) from None
-    return GrpcTls(ca, *parts)
+def _limits(settings: Settings) -> LegLimits:
+    whole_s = settings.request_timeout_secs
+    return LegLimits(
+        prefill_s=settings.prefill_timeout_secs or whole_s,
+        first_token_s=settings.first_token_timeout_secs or whole_s,
+        gap_s=settings.token_gap_timeout_secs or whole_s,
+        whole_s=whole_s,
+    )
 
 
-def _read(field: str, path: str | None) -> bytes | None:
-    try:
-        return None if path is None else Path(path).read_bytes()
-    except OSError as error:
-        raise SettingsError(f"{flag_name(field)} {path}: {error.strerror}.") from None
+def _retry_rules(settings: Settings) -> RetryRules:
+    return RetryRules(
+        max_attempts=settings.max_attempts,
+        deadline_s=settings.retry_deadline_secs,
+        is_after_5xx=settings.retry_on_5xx,
+        initial_backoff_s=settings.retry_initial_backoff_ms / 1000,
+        max_backoff_s=settings.retry_max_backoff_ms / 1000,
+        backoff_multiplier=settings.retry_backoff_multiplier,
+        jitter=settings.retry_jitter_factor,
+    )
 
 
 def _policy(name: str, settings: Settings) -> Policy:

@@ -99,11 +99,21 @@ class TokenSettings(BaseSettings):
 
     ca_cert_path: Annotated[
         str | None,
-        Knob(_SECURITY, "Certificates (PEM) that grpcs:// workers are checked by", metavar="FILE"),
+        Knob(
+            _SECURITY,
+            "Certificates (PEM) that https:// and grpcs:// workers are checked by; unset: the "
+            "system's for https, those that come with gRPC for grpcs",
+            metavar="FILE",
+            aliases=("--ca-cert-paths",),
+        ),
     ] = Field(None, min_length=1)
     client_cert_path: Annotated[
         str | None,
-        Knob(_SECURITY, "The gateway's own certificate for grpcs:// workers", metavar="FILE"),
+        Knob(
+            _SECURITY,
+            "The gateway's own certificate for https:// and grpcs:// workers",
+            metavar="FILE",
+        ),
     ] = Field(None, min_length=1)
     client_key_path: Annotated[
         str | None, Knob(_SECURITY, "Key of that certificate", metavar="FILE")

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Self
 from pydantic import BeforeValidator, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
+from app.settings_limits import LimitSettings
 from app.settings_tokens import TokenSettings
 from app.settings_values import (
     Knob,
@@ -35,7 +36,7 @@ _Policy = Annotated[str, BeforeValidator(read_policy)]
 _Urls = Annotated[tuple[str, ...], BeforeValidator(read_urls)]
 
 
-class Settings(TokenSettings):
+class Settings(LimitSettings, TokenSettings):
     """What the operator can choose.
 
     ``Settings(...)`` in code takes nothing from outside; ``load`` reads all sources.
@@ -127,25 +128,6 @@ class Settings(TokenSettings):
         ),
     ] = Field(10.0, ge=0, le=60_000)
 
-    request_timeout_secs: Annotated[
-        _Seconds,
-        Knob(
-            _FAILURES,
-            "Longest silence of a leg, to its first byte and between bytes; "
-            "a healthy stream is never cut",
-            unit="seconds",
-        ),
-    ] = 1800.0
-    max_retries: Annotated[
-        _Count,
-        Knob(
-            _FAILURES,
-            "Pairs tried for one request, the first one counted; only while nothing was sent",
-            unit="attempts",
-            name="retry_max_retries",
-        ),
-    ] = 5
-    disable_retries: Annotated[bool, Knob(_FAILURES, "Try one pair only")] = False
     cb_failure_threshold: Annotated[
         _Count,
         Knob(_FAILURES, "Failures within the window that open a worker's circuit breaker"),
@@ -243,11 +225,6 @@ class Settings(TokenSettings):
         """The policy that chooses decode workers: ``--policy`` counts only if it was given."""
         given = self.policy if "policy" in self.model_fields_set else "power_of_two"
         return self.decode_policy or given
-
-    @property
-    def max_attempts(self) -> int:
-        """Pairs tried for one request, 1 or more."""
-        return 1 if self.disable_retries else self.max_retries
 
     @classmethod
     def settings_customise_sources(

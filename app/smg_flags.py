@@ -44,7 +44,6 @@ prefix-hash-balance-abs-threshold prefix-hash-load-factor prefix-token-count
 priority-scheduler-config priority-scheduler-default-max-class
 priority-scheduler-tenant-metric-top-n queue-size queue-timeout-secs rate-limit-tokens-per-second
 rdma-listen-ip rdma-slot-ttl-s redis-op-timeout-secs redis-pool-max redis-retention-days redis-url
-retry-backoff-multiplier retry-initial-backoff-ms retry-jitter-factor retry-max-backoff-ms
 rl-control-timeout-secs rl-fanout-concurrency schema-config selection-accounting-ttl-ms
 selection-policy selection-temperature service-discovery-namespace service-discovery-port
 sse-keepalive-secs sticky-key-idle-secs storage-hook-wasm-path stream-body-stall-timeout-secs
@@ -57,7 +56,7 @@ worker-wedge-secs zmq-engine-count
 """
 
 _MANY_VALUES = """
-ca-cert-paths control-plane-api-keys cors-allowed-origins decode-selector encode
+control-plane-api-keys cors-allowed-origins decode-selector encode
 encode-selector jwt-role-mapping mesh-peer-urls prefill-selector prometheus-duration-buckets
 request-id-headers router-selector routing-key-headers selector storage-context-headers
 """

@@ -42,6 +42,8 @@ def render(
         headers.append((b"retry-after", b"%d" % error.retry_after_s))
     if error.leg is not None:
         headers.append((b"x-tandem-leg", error.leg.encode("ascii")))
+    if error.n_attempts:
+        headers.append((b"x-tandem-attempts", b"%d" % error.n_attempts))
     headers.extend(extra_headers)
     return error.status, headers, body
 

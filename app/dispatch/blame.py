@@ -3,7 +3,7 @@
 SGLang reports the death of a peer on the survivor, and a hung leg makes the other silent too; a
 vLLM decode worker whose prefill worker is gone fails to load the KV cache. Such failures charge
 nobody until both workers were asked; the one that does not answer its probe is the leg that is
-named. Everything else is charged to the leg that failed, and 4xx to nobody.
+named. What a failure costs is told in ``charging``.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from __future__ import annotations
 import asyncio
 
 from app.clock import Clock
+from app.dispatch.charging import charge_of
 from app.errors import (
     KV_LOAD_FAILED,
     Leg,
     LegBroken,
     LegRejected,
     LegTimedOut,
-    LegUnreachable,
     WorkerError,
 )
 from app.protocol.peer_blame import is_peer_death, without_addresses
@@ -28,6 +28,9 @@ from app.workers.worker import Worker
 
 PROBE_TIMEOUT_S = 1.0
 CAPACITY_BACKOFF_S = 1.0
+"""So long a worker that is full is used last, unless its ``Retry-After`` says otherwise."""
+MAX_CAPACITY_BACKOFF_S = 30.0
+"""Whatever it says: what was full then need not be now, and nobody would ask it."""
 
 
 class Blame:
@@ -114,19 +117,16 @@ class Blame:
 
     def _charge(self, error: WorkerError, worker: Worker) -> None:
         worker.last_error = error.detail or error.message
-        if isinstance(error, LegUnreachable):
+        charge = charge_of(error, is_sick=worker.n_failures > 0)
+        if charge.is_cut_off:
             self._health.note_connect_failure(worker)
-        if isinstance(error, LegRejected):
-            if error.status < 500 and error.status != 429:
-                return
+        if charge.is_probed:
             self._health.probe_now(worker)
-            if error.status in (429, 503):
-                backoff_s = error.retry_after_s or CAPACITY_BACKOFF_S
-                worker.back_off(self._now_s() + backoff_s)
-                return
-        else:
-            self._health.probe_now(worker)
-        worker.breaker.record_failure()
+        if charge.is_full:
+            backoff_s = min(error.retry_after_s or CAPACITY_BACKOFF_S, MAX_CAPACITY_BACKOFF_S)
+            worker.back_off(self._now_s() + backoff_s)
+        if charge.is_failure:
+            worker.breaker.record_failure()
 
 
 def _is_ambiguous(error: WorkerError) -> bool:

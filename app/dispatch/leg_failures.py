@@ -14,6 +14,7 @@ from app.protocol.wire_json import Json
 from app.upstream.failures import (
     BodyTooLong,
     ConnectFailed,
+    ConnectTimeout,
     RpcFailed,
     SilenceTimeout,
     UpstreamError,
@@ -41,11 +42,14 @@ def from_wire(failure: UpstreamError, leg: Leg, worker: Worker) -> WorkerError:
         )
     detail = str(failure)
     if isinstance(failure, ConnectFailed):
+        is_late = isinstance(failure, ConnectTimeout)
         return LegUnreachable(
-            f"the {leg} worker could not be reached",
+            f"the {leg} worker could not be reached{' in time' if is_late else ''}",
             leg=leg,
             worker_id=worker.spec.id,
             is_unsent=True,
+            status=504 if is_late else None,
+            code="connect_timeout" if is_late else None,
             detail=detail,
         )
     if isinstance(failure, SilenceTimeout):

@@ -157,13 +157,15 @@ class LocalScheduler:
 
         Args:
             grant: Its prefill worker stays.
-            excluded: Ids of decode workers that were tried already.
+            excluded: Ids of decode workers that were tried already; those that the grant was not
+                to have are left out too.
 
         Raises:
             NoPairAvailable: There is no such worker; the grant is as it was.
         """
         table, now_s = self._fresh_table(), self._now_s()
         pair, model = grant.pair, grant.ask.facts.model
+        excluded |= grant.ask.excluded
         usable = _usable(table.partners(pair.prefill, model), excluded, now_s)
         if not usable:
             raise refusal(table.snapshot, model, excluded, now_s)

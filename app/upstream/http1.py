@@ -169,6 +169,11 @@ class Http1Pool:
         if self._sweep_timer is None or sweep_s < self._sweep_s:
             self._sweep_in(sweep_s)
 
+    def hurry(self, sweep_s: float) -> None:
+        """An exchange that runs has got a shorter limit."""
+        if self._sweep_timer is not None and sweep_s < self._sweep_s:
+            self._sweep_in(sweep_s)
+
     def end(self, exchange: Exchange) -> None:
         """The exchange is closed."""
         self._active.discard(exchange)

@@ -98,7 +98,7 @@ class SglangWorkerClient:
             target: Path of the route.
             header_lines: What both legs are sent.
             body: The whole body.
-            silence_timeout_s: Longest time without a byte from the worker.
+            silence_timeout_s: Longest time without a byte from the worker; may be changed later.
         """
         if key := self._worker.spec.api_key:
             credential = encode_lines([(b"authorization", b"Bearer " + key.encode())])

@@ -105,6 +105,12 @@ class VllmCall:
         finally:
             self._channel.look()
 
+    def limit_first(self, timeout_s: float) -> None:
+        """Have the first message come within so long from now; harmless if it is there."""
+        self._first_timeout_s = timeout_s
+        if self.sent and not (self._has_message or self._is_cancelled or self._is_over):
+            self._clock.start(timeout_s)
+
     async def __aexit__(
         self,
         kind: type[BaseException] | None,

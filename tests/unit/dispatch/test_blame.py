@@ -178,6 +178,24 @@ async def test_back_off_is_as_long_as_the_worker_says(settling: Settling) -> Non
     assert not settling.pair.decode.is_full(7.0)
 
 
+async def test_back_off_has_an_end(settling: Settling) -> None:
+    """A worker that wants an hour is asked again after half a minute, if no other is left."""
+    error = LegRejected("Full.", leg="decode", worker_id="d", status=429, retry_after_s=3600)
+    await settling.blame.settle(error, settling.pair)
+    assert settling.pair.decode.is_full(29.9)
+    assert not settling.pair.decode.is_full(30.0)
+    assert error.retry_after_s == 3600
+
+
+async def test_full_or_sick(settling: Settling) -> None:
+    """503 is a failure where the worker's last probe failed too; 429 never is."""
+    settling.pair.prefill.n_failures = 1
+    for status in (429, 503):
+        error = LegRejected("No.", leg="prefill", worker_id="p", status=status)
+        await settling.blame.settle(error, settling.pair)
+        assert (["prefill"] if status == 503 else []) == settling.charged
+
+
 async def test_unreachable_is_cut_off(settling: Settling) -> None:
     """Charged, out at once, and the admin sees the address that the client does not."""
     error = LegUnreachable("gone", leg="decode", worker_id="d", detail="No connection to decode:1")
