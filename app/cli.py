@@ -90,7 +90,11 @@ def _add_flag(group: Any, field: str, info: FieldInfo) -> None:
     names = (flag_name(field), *knob.aliases)
     more: dict[str, Any] = {"dest": field, "help": _help_line(field)}
     if info.annotation is bool:
-        group.add_argument(*names, action=argparse.BooleanOptionalAction, **more)
+        # Each name comes with its --no- form, so further ones would make a line too long to read.
+        group.add_argument(names[0], action=argparse.BooleanOptionalAction, **more)
+        if knob.aliases:
+            more["help"] = argparse.SUPPRESS
+            group.add_argument(*knob.aliases, action=argparse.BooleanOptionalAction, **more)
     elif field == "prefill":
         group.add_argument(*names, action="append", nargs="+", metavar="URL [PORT|none]", **more)
     elif field == "decode":

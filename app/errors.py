@@ -14,6 +14,7 @@
         LegRejected         the worker's own status
         LegTimedOut         504
         LegBroken           502   cut, reset, not JSON, no [DONE], finish_reason abort
+        LegEnded            503   the operator removed the worker
       InternalError         500   a defect of the gateway
 
 ``ClientGone`` is control flow and never shown to anyone.
@@ -216,6 +217,13 @@ class LegBroken(WorkerError):
     """The answer was cut, was not what it claimed to be, or was aborted."""
 
     code = "worker_broken"
+
+
+class LegEnded(WorkerError):
+    """The gateway ended the leg itself: its worker was removed and did not finish in time."""
+
+    status = 503
+    code = "worker_removed"
 
 
 class ClientGone(Exception):

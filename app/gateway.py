@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from app.api.parts import Life
+from app.api.parts import Clocks, Life
 from app.clock import Clock
 from app.dispatch.abort import LegReaper
 from app.dispatch.blame import Blame
@@ -22,16 +22,16 @@ from app.dispatch.token_leg import TokenTools
 from app.gateway_tls import worker_tls
 from app.policies.base import Policy
 from app.policies.catalog import POLICIES
+from app.scheduling.lost_workers import LostWorkers
 from app.scheduling.scheduler import LocalScheduler, Scheduler
 from app.settings import Settings, SettingsError, flag_name, worker_specs
 from app.upstream.clients import WorkerClients
 from app.workers.breaker import Breaker
+from app.workers.checks import Checks
 from app.workers.drain import Drain
 from app.workers.health import HealthLoop
+from app.workers.probe_rules import ProbeRules
 from app.workers.registry import Registry
-
-DRAIN_LIMIT_S = 600.0
-"""As SMG 1.13: a removed worker's requests may go on for this long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +39,7 @@ class Gateway:
     """Everything that lives as long as the application."""
 
     settings: Settings
+    clocks: Clocks
     life: Life
     registry: Registry
     clients: WorkerClients
@@ -78,17 +79,8 @@ def build_gateway(
         on_info=registry.set_info,
         now_s=now_s,
     )
-    health = HealthLoop(
-        registry,
-        probe=lambda worker: clients.control(worker).probe(),
-        register=lambda worker: clients.control(worker).register(),
-        interval_s=settings.health_check_interval_secs,
-        timeout_s=settings.health_check_timeout_secs,
-        failure_threshold=settings.health_failure_threshold,
-        success_threshold=settings.health_success_threshold,
-        now_s=now_s,
-        is_disabled=settings.disable_health_check,
-    )
+    drain = Drain(registry, clients, limit_s=settings.drain_timeout_secs, now_s=now_s)
+    health = _health(settings, registry, clients, drain, now_s)
     scheduler = LocalScheduler(
         registry,
         prefill_policy=_policy(settings.prefill_policy_name, settings),
@@ -131,9 +123,9 @@ def build_gateway(
         now_s=now_s,
         unix_s=unix_s,
     )
-    drain = Drain(registry, close=clients.drop, limit_s=DRAIN_LIMIT_S, now_s=now_s)
     return Gateway(
         settings=settings,
+        clocks=Clocks(now_s, unix_s),
         life=Life(),
         registry=registry,
         clients=clients,
@@ -144,6 +136,34 @@ def build_gateway(
         router=router,
         texts=texts,
         handoffs=counts,
+    )
+
+
+def _health(
+    settings: Settings, registry: Registry, clients: WorkerClients, drain: Drain, now_s: Clock
+) -> HealthLoop:
+    checks = Checks(
+        registry,
+        probe=lambda worker: clients.control(worker).probe(),
+        register=lambda worker: clients.control(worker).register(),
+        has_heard=clients.take_heard,
+        now_s=now_s,
+    )
+    rules = ProbeRules(
+        interval_s=settings.health_check_interval_secs,
+        timeout_s=settings.health_check_timeout_secs,
+        failure_threshold=settings.health_failure_threshold,
+        success_threshold=settings.health_success_threshold,
+        is_disabled=settings.disable_health_check,
+    )
+    lost = LostWorkers(registry, drain, settings.remove_unhealthy_after_secs, now_s)
+    return HealthLoop(
+        registry,
+        checks,
+        rules,
+        join_limit_s=settings.worker_startup_timeout_secs,
+        on_failure=lost.look if settings.remove_unhealthy_workers else None,
+        now_s=now_s,
     )
 
 
@@ -206,5 +226,6 @@ def _breaker(settings: Settings, now_s: Clock) -> Breaker:
         settings.cb_success_threshold,
         settings.cb_timeout_duration_secs,
         settings.cb_window_duration_secs,
+        settings.cb_failure_share,
         is_disabled=settings.disable_circuit_breaker,
     )

@@ -24,6 +24,7 @@ from app.settings_values import (
     read_prefill,
     read_urls,
 )
+from app.settings_workers import WorkerSettings
 
 _LISTENING, _WORKERS, _ROUTING = "Listening", "Workers", "Routing"
 _FAILURES, _HEALTH = "Failures and time limits", "Health checks"
@@ -36,7 +37,7 @@ _Policy = Annotated[str, BeforeValidator(read_policy)]
 _Urls = Annotated[tuple[str, ...], BeforeValidator(read_urls)]
 
 
-class Settings(LimitSettings, TokenSettings):
+class Settings(LimitSettings, TokenSettings, WorkerSettings):
     """What the operator can choose.
 
     ``Settings(...)`` in code takes nothing from outside; ``load`` reads all sources.

@@ -14,11 +14,9 @@ control-plane-audit-enabled disable-load-monitoring
 disable-tokenizer-autoload disable-worker-overload-protection dp-aware
 dp-minimum-tokens-scheduler enable-igw enable-mesh enable-rl enable-trace enable-wasm
 epd-disaggregation log-mm-timing mm-allow-private-media-hosts mm-pixel-rdma
-no-remove-unhealthy-workers no-worker-auto-recovery oracle-external-auth
-priority-scheduler-enabled remove-unhealthy-workers routing-key-override service-discovery
+oracle-external-auth priority-scheduler-enabled routing-key-override service-discovery
 sticky-sessions tenant-rate-limit-enabled tokenizer-cache-enable-l0 tokenizer-cache-enable-l1
-trust-tenant-header upstream-http2 worker-auto-recovery worker-overload-protection
-worker-overload-shed
+trust-tenant-header upstream-http2 worker-overload-protection worker-overload-shed
 """
 
 _ONE_VALUE = """
@@ -50,7 +48,7 @@ sse-keepalive-secs sticky-key-idle-secs storage-hook-wasm-path stream-body-stall
 tenant-api-key tenant-header-name tenant-rate-limit-config tls-cert-path tls-key-path
 tokenizer-cache-l0-max-entries tokenizer-cache-l0-max-memory tokenizer-cache-l1-max-memory
 worker-overload-token-usage worker-overload-waiting-requests worker-stale-secs worker-stall-secs
-worker-startup-check-interval worker-startup-delay worker-startup-timeout-secs worker-warmup-blocks
+worker-startup-check-interval worker-startup-delay worker-warmup-blocks
 worker-warmup-divert-every worker-warmup-secs worker-warmup-share worker-warmup-thin-ratio
 worker-wedge-secs zmq-engine-count
 """

@@ -16,6 +16,7 @@ from app.api.openapi_schemas import (
     ref,
 )
 from app.api.tokenize_schemas import TOKENIZE_SCHEMAS
+from app.api.worker_changes import WorkerPatch, WorkerPut
 from app.api.worker_views import NewWorker
 from app.protocol.routes import Route
 
@@ -122,9 +123,10 @@ def build(app: FastAPI, *, has_key: bool) -> dict[str, Any]:
     schemas = components.setdefault("schemas", {})
     for name in ("HTTPValidationError", "ValidationError"):
         schemas.pop(name, None)
-    worker = NewWorker.model_json_schema(ref_template="#/components/schemas/{model}")
-    schemas.update(worker.pop("$defs", {}))
-    schemas["NewWorker"] = worker
+    for body in (NewWorker, WorkerPatch, WorkerPut):
+        schema = body.model_json_schema(ref_template="#/components/schemas/{model}")
+        schemas.update(schema.pop("$defs", {}))
+        schemas[body.__name__] = schema
     schemas.update(SCHEMAS)
     schemas.update(TOKENIZE_SCHEMAS)
     if has_key:

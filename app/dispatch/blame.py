@@ -23,6 +23,7 @@ from app.errors import (
 from app.protocol.peer_blame import is_peer_death, without_addresses
 from app.scheduling.scheduler import Pair
 from app.upstream.clients import WorkerClients
+from app.workers.breaker import Trial
 from app.workers.health import HealthLoop
 from app.workers.worker import Worker
 
@@ -57,8 +58,10 @@ class Blame:
         if message != error.message:
             error.detail = error.detail or error.message
             error.message = message
-        if error.leg is not None:
-            self._charge(error, pair.prefill if error.leg == "prefill" else pair.decode)
+        if error.leg == "prefill":
+            self._charge(error, pair.prefill, pair.prefill_trial)
+        elif error.leg == "decode":
+            self._charge(error, pair.decode, pair.decode_trial)
         error.is_counted = True
         return error
 
@@ -71,15 +74,15 @@ class Blame:
                 anything, so it is not charged; it is no success either, and a reason to ask the
                 worker how it is.
         """
-        self._credit(pair.decode)
+        self._credit(pair.decode, pair.decode_trial)
         if late_failure is None:
-            self._credit(pair.prefill)
+            self._credit(pair.prefill, pair.prefill_trial)
             return
         pair.prefill.last_error = late_failure.detail or late_failure.message
         self._health.probe_now(pair.prefill)
 
-    def _credit(self, worker: Worker) -> None:
-        worker.breaker.record_success()
+    def _credit(self, worker: Worker, trial: Trial | None) -> None:
+        worker.breaker.record_success(trial)
         self._health.note_success(worker)
 
     async def _ask_both(self, error: WorkerError, pair: Pair) -> WorkerError:
@@ -115,7 +118,7 @@ class Blame:
         except TimeoutError:
             return False
 
-    def _charge(self, error: WorkerError, worker: Worker) -> None:
+    def _charge(self, error: WorkerError, worker: Worker, trial: Trial | None) -> None:
         worker.last_error = error.detail or error.message
         charge = charge_of(error, is_sick=worker.n_failures > 0)
         if charge.is_cut_off:
@@ -126,7 +129,7 @@ class Blame:
             backoff_s = min(error.retry_after_s or CAPACITY_BACKOFF_S, MAX_CAPACITY_BACKOFF_S)
             worker.back_off(self._now_s() + backoff_s)
         if charge.is_failure:
-            worker.breaker.record_failure()
+            worker.breaker.record_failure(trial)
 
 
 def _is_ambiguous(error: WorkerError) -> bool:

@@ -20,6 +20,7 @@ end the generation by abort            502 generation_aborted  yes      yes
 leave no handoff, if that is wanted    502 handoff_missing     yes      yes     vLLM
 take too long to be reached            502 handoff_stale       yes      yes     vLLM, decode
 say nothing for too long               504 worker_timeout      yes      yes
+not end before it was removed          503 worker_removed      no       no      ended by us
 =====================================  ======================  =======  ======  =================
 
 Where it is not known whose failure it was, both workers are probed first, and what is charged is
@@ -38,7 +39,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from app.errors import LegRejected, LegUnreachable, WorkerError
+from app.errors import LegEnded, LegRejected, LegUnreachable, WorkerError
 
 
 class Charge(NamedTuple):
@@ -72,6 +73,8 @@ def charge_of(error: WorkerError, *, is_sick: bool) -> Charge:
     """
     if isinstance(error, LegUnreachable):
         return _CUT_OFF
+    if isinstance(error, LegEnded):
+        return _NOBODY
     if not isinstance(error, LegRejected):
         return _FAILED
     if error.status == 429 or (error.status == 503 and not is_sick):

@@ -7,7 +7,15 @@ from __future__ import annotations
 
 import orjson
 
-from app.errors import Leg, LegBroken, LegRejected, LegTimedOut, LegUnreachable, WorkerError
+from app.errors import (
+    Leg,
+    LegBroken,
+    LegEnded,
+    LegRejected,
+    LegTimedOut,
+    LegUnreachable,
+    WorkerError,
+)
 from app.protocol.problem import message_of
 from app.protocol.reply_faults import Fault
 from app.protocol.wire_json import Json
@@ -18,6 +26,7 @@ from app.upstream.failures import (
     RpcFailed,
     SilenceTimeout,
     UpstreamError,
+    WorkerRemoved,
 )
 from app.upstream.http1 import Exchange, Head
 from app.workers.worker import Worker
@@ -59,6 +68,13 @@ def from_wire(failure: UpstreamError, leg: Leg, worker: Worker) -> WorkerError:
             leg=leg,
             worker_id=worker.spec.id,
             detail=detail,
+        )
+    if isinstance(failure, WorkerRemoved):
+        return LegEnded(
+            f"the {leg} worker was removed before the request had ended",
+            leg=leg,
+            worker_id=worker.spec.id,
+            retry_after_s=1,
         )
     what = "is too long" if isinstance(failure, BodyTooLong) else "broke off"
     return LegBroken(

@@ -293,4 +293,4 @@ class TokenCall:
     def _end_prefill(self) -> None:
         self.prefill_ended.set()
         if self._is_alone:
-            self._tools.scheduler.prefill_ended(self._grant)
+            self._tools.scheduler.prefill_computed(self._grant)

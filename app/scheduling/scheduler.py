@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 from app.scheduling.pairing import PairTable, freest_rank
 from app.scheduling.refusal import refusal
 from app.workers.lease import Lease
+from app.workers.states import State
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from app.policies.base import Policy
     from app.protocol.facts import RequestFacts
     from app.scheduling.pairing import PairGroup
+    from app.workers.breaker import Trial
     from app.workers.registry import Registry
     from app.workers.worker import Worker
 
@@ -52,12 +54,16 @@ class Pair:
         decode: Computes the answer.
         prefill_rank: Data-parallel rank of the prefill worker, 0 if it has one only.
         decode_rank: The same of the decode worker.
+        prefill_trial: The request's place at the prefill worker, if its breaker is half open.
+        decode_trial: The same of the decode worker.
     """
 
     prefill: Worker
     decode: Worker
     prefill_rank: int = 0
     decode_rank: int = 0
+    prefill_trial: Trial | None = None
+    decode_trial: Trial | None = None
 
 
 @dataclass(slots=True)
@@ -83,6 +89,9 @@ class Scheduler(Protocol):
 
     def done(self, grant: Grant, outcome: Outcome) -> None:
         """Give both leases back; again is harmless."""
+
+    def prefill_computed(self, grant: Grant) -> None:
+        """Count prefill as no load any more; its worker keeps the KV cache until it has ended."""
 
     def prefill_ended(self, grant: Grant) -> None:
         """Give the prefill lease back; again is harmless."""
@@ -144,6 +153,14 @@ class LocalScheduler:
         """Give both leases back; again is harmless."""
         grant.prefill_lease.release()
         grant.decode_lease.release()
+        pair = grant.pair
+        for trial in (pair.prefill_trial, pair.decode_trial):
+            if trial is not None:
+                trial.end()
+
+    def prefill_computed(self, grant: Grant) -> None:
+        """Count prefill as no load any more; its worker keeps the KV cache until it has ended."""
+        grant.prefill_lease.hold()
 
     def prefill_ended(self, grant: Grant) -> None:
         """Give the prefill lease back; again is harmless."""
@@ -153,7 +170,8 @@ class LocalScheduler:
         """Choose the grant's decode worker anew, of those that fit its prefill worker.
 
         One that is still among the least busy stays: so each request takes one turn of a policy
-        and one of a rank. The lease moves along, unless the grant was given back already.
+        and one of a rank. One that began to drain meanwhile stays if there is no other: it waits
+        for the lease. The lease moves along, unless the grant was given back already.
 
         Args:
             grant: Its prefill worker stays.
@@ -168,6 +186,8 @@ class LocalScheduler:
         excluded |= grant.ask.excluded
         usable = _usable(table.partners(pair.prefill, model), excluded, now_s)
         if not usable:
+            if pair.decode.state is State.DRAINING and pair.decode.id not in excluded:
+                return
             raise refusal(table.snapshot, model, excluded, now_s)
         if grant.decode_lease.is_released:
             return
@@ -175,9 +195,10 @@ class LocalScheduler:
         if pair.decode in usable and all(worker.n_leases >= n_others for worker in usable):
             return
         grant.decode_lease.release()
+        if pair.decode_trial is not None:
+            pair.decode_trial.end()
         decode = pair.decode = self._decode_policy.choose(usable, grant.ask.facts)
-        if not decode.breaker.is_closed:
-            decode.breaker.note_dispatch()
+        pair.decode_trial = None if decode.breaker.is_closed else decode.breaker.start_trial()
         self._n_granted += 1
         pair.decode_rank = freest_rank(decode, self._n_granted)
         grant.decode_lease = Lease(decode, pair.decode_rank)
@@ -207,14 +228,13 @@ class LocalScheduler:
             decodes = next(partners for members, partners in usable if prefill in members)
         decode = self._decode_policy.choose(decodes, ask.facts)
         self._n_granted += 1
-        for worker in (prefill, decode):
-            if not worker.breaker.is_closed:
-                worker.breaker.note_dispatch()
         return Pair(
             prefill,
             decode,
             freest_rank(prefill, self._n_granted),
             freest_rank(decode, self._n_granted),
+            None if prefill.breaker.is_closed else prefill.breaker.start_trial(),
+            None if decode.breaker.is_closed else decode.breaker.start_trial(),
         )
 
     def _on_event(self, event: str, worker: Worker) -> None:

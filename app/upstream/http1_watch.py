@@ -72,6 +72,9 @@ class Watched:
             return
         if connection.is_done or connection.failure is not None:
             return
+        if connection.was_heard and connection.is_head_complete:
+            self._pool.was_heard = True
+            connection.was_heard = not self._is_total
         if self._since_s is None or not (self._is_total or self._is_silent(connection)):
             connection.was_heard = False
             self._since_s = now_s

@@ -109,7 +109,7 @@ async def test_failure_after_decodes_word_is_no_failure(stack: AsyncExitStack, s
     # One more would open the breakers; a credit would clear the count.
     for worker in (live, fleet.live(late.decode)):
         worker.breaker.record_failure()
-    probed_s = live.last_probe_s
+    probed_s = live.last_probe
     async with asyncio.timeout(5):
         asking = fleet.http.stream("POST", CHAT, json=body_of(CHAT, stream=True))
         async with asking as answer:
@@ -121,7 +121,7 @@ async def test_failure_after_decodes_word_is_no_failure(stack: AsyncExitStack, s
             goes_on.set()
             raw += b"".join([chunk async for chunk in chunks])
     assert Got(answer.status_code, answer.headers, raw).events[-1] == "[DONE]"
-    await until(lambda: live.last_probe_s != probed_s)
+    await until(lambda: live.last_probe != probed_s)
     await fleet.settle()
     assert fleet.charged == []
     assert live.last_error == "Out of memory."
