@@ -34,7 +34,7 @@ _FAILURES = {
     "404": "No worker serves the model",
     "413": "The body is too large",
     "502": "A leg failed; `leg` and `x-tandem-leg` name it",
-    "503": "No pair is ready or has room; see `retry-after`",
+    "503": "No pair is ready or has room, or a leg's worker was removed; see `retry-after`",
     "504": "A leg was silent for too long",
 }
 _HEADERS = {

@@ -57,7 +57,7 @@ class DrainingView(_Shown):
     deadline: float = Field(description=f"When what still runs is ended, {_UNIX}")
     leases_left: int = Field(description="Requests that still run on it")
     kv_held: int = Field(description="Computed prefills whose KV cache decode has yet to fetch")
-    calls_open: int = Field(description="Connections in use, aborts that are on their way included")
+    calls_open: int = Field(description="Open calls, those that no request waits for included")
     ended: int = Field(description="Calls that the deadline, or force, has ended")
 
 

@@ -104,9 +104,9 @@ async def test_failure_after_decodes_word_is_no_failure(stack: AsyncExitStack, s
         await exchange.write(b"data: [DONE]\n\n", is_last=True)
 
     late.decode.script = speak
-    fleet = await late.start(cb_failure_threshold=2)
+    fleet = await late.start(cb_failure_threshold=2, cb_failure_share=1.0)
     live = fleet.live(late.prefill)
-    # One more would open the breakers; a credit would clear the count.
+    # One more would open the breakers; a credit in between would not let it.
     for worker in (live, fleet.live(late.decode)):
         worker.breaker.record_failure()
     probed_s = live.last_probe
