@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from app.scheduling.scheduler import Pair
 
 ATTEMPTS_HEADER = b"x-tandem-attempts"
+_FIRST = (ATTEMPTS_HEADER, b"1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +118,7 @@ class Attempts:
     @property
     def header(self) -> tuple[bytes, bytes]:
         """What an answer says of them."""
-        return ATTEMPTS_HEADER, b"%d" % self.n_started
+        return _FIRST if self.n_started == 1 else (ATTEMPTS_HEADER, b"%d" % self.n_started)
 
     def begin(self) -> None:
         """Counts an attempt that starts now; the deadline runs from the first one on."""

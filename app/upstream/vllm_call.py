@@ -120,7 +120,7 @@ class VllmCall:
     def limit_first(self, timeout_s: float) -> None:
         """Have the first message come within so long from now; harmless if it is there."""
         self._first_timeout_s = timeout_s
-        if self.sent and not (self._has_message or self._is_cancelled or self._is_over):
+        if self.sent and not (self.n_messages or self._is_cancelled or self._is_over):
             self._clock.start(timeout_s)
 
     async def __aexit__(
