@@ -7,7 +7,7 @@ import pytest
 from app.dispatch import charging
 from app.dispatch.charging import Charge, charge_of
 from app.dispatch.leg_failures import from_fault, from_status, from_wire
-from app.errors import LegBroken, WorkerError
+from app.errors import LegBroken, LegEnded, WorkerError
 from app.protocol.reply_faults import Fault
 from app.upstream.failures import (
     BrokenResponse,
@@ -53,6 +53,7 @@ ERRORS: dict[str, list[WorkerError]] = {
         from_wire(SilenceTimeout("hung", "head"), "decode", WORKER),
         from_wire(SilenceTimeout("hung", "body"), "decode", WORKER),
     ],
+    "not end before it was removed": [LegEnded("removed", leg="decode", worker_id="w")],
 }
 
 
