@@ -12,7 +12,7 @@ import difflib
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, get_args
+from typing import Any, NoReturn, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
@@ -99,8 +99,8 @@ def _add_flag(group: Any, field: str, info: FieldInfo) -> None:
         group.add_argument(*names, action="append", nargs="+", metavar="URL [PORT|none]", **more)
     elif field == "decode":
         group.add_argument(*names, action="append", metavar="URL", **more)
-    elif field == "worker_urls":
-        group.add_argument(*names, action="extend", nargs="*", metavar="URL", **more)
+    elif get_origin(info.annotation) is tuple:
+        group.add_argument(*names, action="extend", nargs="*", metavar=knob.metavar, **more)
     else:
         group.add_argument(*names, metavar=_metavar(field, info), **more)
 

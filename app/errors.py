@@ -5,10 +5,11 @@
     GatewayError
       RequestError          the client's fault
         InvalidRequest      400   UnknownModel 404   BodyTooLarge 413   BadKey 401
+        KeyNotAllowed       403   RateLimited  429
         NotOffered          501   UnknownRoute 404   MethodNotAllowed 405
         WorkerNotFound      404   WorkerExists 409
       CapacityError         the fleet is short of room
-        NoPairAvailable     503   ShuttingDown 503
+        NoPairAvailable     503   ShuttingDown 503   GatewayFull 503
       WorkerError           a worker's fault; carries the leg
         LegUnreachable      502   nothing reached the engine
         LegRejected         the worker's own status
@@ -100,6 +101,21 @@ class BadKey(RequestError):
     code = "invalid_api_key"
 
 
+class KeyNotAllowed(RequestError):
+    """One of our keys, but not for this route."""
+
+    status = 403
+    code = "key_not_allowed"
+
+
+class RateLimited(RequestError):
+    """More requests a second than allowed."""
+
+    status = 429
+    code = "rate_limit_exceeded"
+    type = "rate_limit_error"
+
+
 class NotOffered(RequestError):
     """A route that is known but not served."""
 
@@ -148,6 +164,12 @@ class NoPairAvailable(CapacityError):
     code = "no_available_pair"
 
 
+class GatewayFull(CapacityError):
+    """The gateway itself has no room for one more request."""
+
+    code = "gateway_full"
+
+
 class ShuttingDown(CapacityError):
     """The gateway is going away."""
 
@@ -192,6 +214,12 @@ class WorkerError(GatewayError):
         self.is_counted = False
         if status is not None:
             self.status = status
+
+    def with_detail(self) -> str:
+        """The message with what else only the log says."""
+        if not self.detail or self.detail in self.message:
+            return self.message
+        return f"{self.message} ({self.detail})"
 
 
 class LegUnreachable(WorkerError):

@@ -19,6 +19,7 @@ from app.dispatch.pd_router import PDRouter
 from app.dispatch.retry import RetryRules
 from app.dispatch.retry_budget import RetryBudget
 from app.dispatch.token_leg import TokenTools
+from app.entrance import Entrance, build_entrance
 from app.gateway_tls import worker_tls
 from app.policies.base import Policy
 from app.policies.catalog import POLICIES
@@ -50,6 +51,7 @@ class Gateway:
     router: PDRouter
     texts: ModelTexts
     handoffs: HandoffCounts
+    entrance: Entrance
 
 
 def build_gateway(
@@ -65,7 +67,7 @@ def build_gateway(
         unix_s: The time of day.
 
     Raises:
-        SettingsError: A certificate or the tokenizer cannot be read.
+        SettingsError: A certificate, the key file or the tokenizer cannot be read.
     """
     tls = worker_tls(settings)
     registry = Registry(now_s=now_s, make_breaker=lambda: _breaker(settings, now_s))
@@ -96,7 +98,7 @@ def build_gateway(
         hold_decode_s=settings.hold_decode_ms / 1000,
         limits=limits,
     )
-    blame = Blame(clients, health, now_s)
+    blame = Blame(clients, health, now_s, exposes_addresses=settings.expose_worker_addresses)
     counts = HandoffCounts()
     texts = _texts(settings, registry, clients)
     token_tools = TokenTools(
@@ -136,6 +138,7 @@ def build_gateway(
         router=router,
         texts=texts,
         handoffs=counts,
+        entrance=build_entrance(settings, now_s),
     )
 
 

@@ -43,11 +43,15 @@ _GROUPS = (
     "Workers",
     "vLLM workers",
     "Routing",
+    "Admission",
     "Failures and time limits",
     "Health checks",
     "Logs and metrics",
     "Security",
 )
+
+
+_SECRETS = ("api_key", "tenant_api_key", "control_plane_api_keys")
 
 
 class _Texts(PydanticBaseSettingsSource):
@@ -99,7 +103,7 @@ def load(
         error = exc.errors()[0]
         fields = Settings.model_fields
         bounds = {f: both for f in fields if (both := _bounds(fields[f])) is not None}
-        text = sentence(error, names=names, bounds=bounds, secret=("api_key",))
+        text = sentence(error, names=names, bounds=bounds, secret=_SECRETS)
         raise SettingsError(text) from None
 
 

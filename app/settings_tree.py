@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Self
 
-from pydantic import BeforeValidator, Field, SecretStr, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
+from app.settings_admission import AdmissionSettings
 from app.settings_limits import LimitSettings
+from app.settings_security import SecuritySettings
 from app.settings_tokens import TokenSettings
 from app.settings_values import (
     Knob,
@@ -28,7 +30,7 @@ from app.settings_workers import WorkerSettings
 
 _LISTENING, _WORKERS, _ROUTING = "Listening", "Workers", "Routing"
 _FAILURES, _HEALTH = "Failures and time limits", "Health checks"
-_OBSERVING, _SECURITY = "Logs and metrics", "Security"
+_OBSERVING = "Logs and metrics"
 
 _Seconds = Annotated[float, Field(gt=0, le=31_536_000)]
 _Count = Annotated[int, Field(ge=1, le=1_000_000)]
@@ -37,7 +39,7 @@ _Policy = Annotated[str, BeforeValidator(read_policy)]
 _Urls = Annotated[tuple[str, ...], BeforeValidator(read_urls)]
 
 
-class Settings(LimitSettings, TokenSettings, WorkerSettings):
+class Settings(AdmissionSettings, LimitSettings, SecuritySettings, TokenSettings, WorkerSettings):
     """What the operator can choose.
 
     ``Settings(...)`` in code takes nothing from outside; ``load`` reads all sources.
@@ -47,9 +49,6 @@ class Settings(LimitSettings, TokenSettings, WorkerSettings):
         str, Knob(_LISTENING, "Address to listen on; :: means IPv6 too", metavar="ADDRESS")
     ] = Field("0.0.0.0", min_length=1)  # noqa: S104 - a gateway is there to be reached
     port: Annotated[_Port, Knob(_LISTENING, "Port to listen on", metavar="PORT")] = 30000
-    max_payload_size: Annotated[int, Knob(_LISTENING, "Largest request body", unit="bytes")] = (
-        Field(536_870_912, ge=1)
-    )
 
     pd_disaggregation: Annotated[
         bool, Knob(_WORKERS, "Serve prefill/decode pairs; --prefill or --decode mean it too")
@@ -191,15 +190,6 @@ class Settings(LimitSettings, TokenSettings, WorkerSettings):
             is_pending=True,
         ),
     ] = 29000
-
-    api_key: Annotated[
-        SecretStr | None,
-        Knob(
-            _SECURITY,
-            "Key that clients must send, and that workers given at start are sent",
-            metavar="KEY",
-        ),
-    ] = Field(None, min_length=1)
 
     @model_validator(mode="before")
     @classmethod

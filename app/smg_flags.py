@@ -29,7 +29,7 @@ idle-connection-timeout-secs jemalloc-prof-dir job-queue-capacity job-queue-conc
 jwt-audience jwt-issuer jwt-jwks-uri kv-connector-annotation kv-engine-id-annotation kv-index
 least-load-default-throughput least-load-kv-pressure-weight least-load-max-waiting-requests
 least-load-mean-prefill-tokens load-monitor-interval log-dir max-background-responses
-max-buffered-request-bytes max-concurrent-requests max-idle-secs max-tree-size mcp-config-path
+max-buffered-request-bytes max-idle-secs max-tree-size mcp-config-path
 mesh-advertise-host mesh-host mesh-port mesh-server-name mesh-tls-ca-cert mesh-tls-cert
 mesh-tls-key mm-allowed-media-domains mm-per-request-image-limit mm-pixel-cache-mb mm-processing
 model model-alias model-id-from multimodal-max-inflight-bytes multimodal-shm-min-bytes
@@ -40,12 +40,12 @@ postgres-op-timeout-secs postgres-pool-max power-of-two-load-metric
 prefill-max-inflight-requests-per-worker prefill-queue-size prefill-queue-timeout-secs
 prefix-hash-balance-abs-threshold prefix-hash-load-factor prefix-token-count
 priority-scheduler-config priority-scheduler-default-max-class
-priority-scheduler-tenant-metric-top-n queue-size queue-timeout-secs rate-limit-tokens-per-second
+priority-scheduler-tenant-metric-top-n queue-size queue-timeout-secs
 rdma-listen-ip rdma-slot-ttl-s redis-op-timeout-secs redis-pool-max redis-retention-days redis-url
 rl-control-timeout-secs rl-fanout-concurrency schema-config selection-accounting-ttl-ms
 selection-policy selection-temperature service-discovery-namespace service-discovery-port
 sse-keepalive-secs sticky-key-idle-secs storage-hook-wasm-path stream-body-stall-timeout-secs
-tenant-api-key tenant-header-name tenant-rate-limit-config tls-cert-path tls-key-path
+tenant-header-name tenant-rate-limit-config tls-cert-path tls-key-path
 tokenizer-cache-l0-max-entries tokenizer-cache-l0-max-memory tokenizer-cache-l1-max-memory
 worker-overload-token-usage worker-overload-waiting-requests worker-stale-secs worker-stall-secs
 worker-startup-check-interval worker-startup-delay worker-warmup-blocks
@@ -54,7 +54,7 @@ worker-wedge-secs zmq-engine-count
 """
 
 _MANY_VALUES = """
-control-plane-api-keys cors-allowed-origins decode-selector encode
+decode-selector encode
 encode-selector jwt-role-mapping mesh-peer-urls prefill-selector prometheus-duration-buckets
 request-id-headers router-selector routing-key-headers selector storage-context-headers
 """

@@ -31,10 +31,14 @@ _STREAM_NOTE = (
 )
 _FAILURES = {
     "400": "The request is wrong; `param` names the field",
+    "401": "The key is missing or wrong",
+    "403": "The key is not one of the data plane",
     "404": "No worker serves the model",
     "413": "The body is too large",
+    "429": "Too many requests with this key; see `retry-after`",
     "502": "A leg failed; `leg` and `x-tandem-leg` name it",
-    "503": "No pair is ready or has room, or a leg's worker was removed; see `retry-after`",
+    "503": "No pair is ready or has room, a leg's worker was removed, or the gateway is full; see "
+    "`retry-after`",
     "504": "A leg was silent for too long",
 }
 _HEADERS = {

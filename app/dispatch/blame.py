@@ -41,23 +41,42 @@ class Blame:
         clients: Where probes are sent.
         health: Told of connect failures and asked for probes.
         now_s: The clock of the workers' breakers.
+        exposes_addresses: Clients are told where the workers live.
     """
 
-    def __init__(self, clients: WorkerClients, health: HealthLoop, now_s: Clock) -> None:
+    def __init__(
+        self,
+        clients: WorkerClients,
+        health: HealthLoop,
+        now_s: Clock,
+        *,
+        exposes_addresses: bool = False,
+    ) -> None:
         self._clients = clients
         self._health = health
         self._now_s = now_s
+        self._exposes_addresses = exposes_addresses
 
-    async def settle(self, error: WorkerError, pair: Pair) -> WorkerError:
-        """Names the leg that failed, charges its worker once, and returns the error to show."""
+    async def settle(self, error: WorkerError, pair: Pair, asked: bytes = b"") -> WorkerError:
+        """Names the leg that failed, charges its worker once, and returns the error to show.
+
+        Args:
+            error: What a leg raised.
+            pair: The pair.
+            asked: The client's own body: an address that stands there is no news to it.
+        """
         if error.is_counted:
             return error
         if _is_ambiguous(error):
             error = await self._ask_both(error, pair)
-        message = without_addresses(error.message, (pair.prefill.host, pair.decode.host))
-        if message != error.message:
-            error.detail = error.detail or error.message
-            error.message = message
+        if self._exposes_addresses:
+            error.message = error.with_detail()
+        else:
+            hosts = (pair.prefill.host, pair.decode.host)
+            message = without_addresses(error.message, hosts, asked)
+            if message != error.message:
+                error.detail = error.detail or error.message
+                error.message = message
         if error.leg == "prefill":
             self._charge(error, pair.prefill, pair.prefill_trial)
         elif error.leg == "decode":

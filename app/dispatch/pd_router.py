@@ -211,7 +211,7 @@ class PDRouter:
     ) -> WorkerError:
         """Ends the legs at once, then finds out whose failure it was."""
         attempt.finish(is_ok=False)
-        settled = await self._blame.settle(error, grant.pair)
+        settled = await self._blame.settle(error, grant.pair, prepared.body)
         settled.n_attempts = prepared.notes["attempts"] = attempts.n_started
         if settled.detail:
             prepared.notes["detail"] = settled.detail
