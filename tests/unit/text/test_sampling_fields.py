@@ -231,6 +231,7 @@ async def test_slots(served: ServedModel) -> None:
         ({"stop_token_ids": [5, 2**32]}, "stop_token_ids"),
         ({"stop_token_ids": [5, 10_000]}, "stop_token_ids"),
         ({"stop_token_ids": [True]}, "stop_token_ids"),
+        ({"stop_token_ids": [5] * 4097}, "stop_token_ids"),
         ({"logit_bias": {"5": 1, "10000": 1}}, "logit_bias"),
     ],
 )
