@@ -41,7 +41,10 @@ async def read_chat(body: JsonObject, served: ServedModel) -> TextRequest:
     own = read_constraint(fields)
     shown = _shown(fields)
     prompt = await render(fields, messages, tools, served)
-    constraint = constraint_for(tools, served.tool_parser, _room(prompt, served)) or own
+    constraint = own
+    if tools.mode in ("required", "named"):
+        # It replaces the client's own: both cannot hold.
+        constraint = constraint_for(tools, served.tool_parser, _room(prompt, served))
     parsing = _parsing(tools, constraint, prompt, served, count_calls(messages))
     if not fields.get("separate_reasoning", True):
         parsing = replace(parsing, new_reasoning=None)
