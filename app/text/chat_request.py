@@ -10,7 +10,7 @@ from typing import Any
 from app.protocol.engine import Constraint
 from app.protocol.routes import Route
 from app.protocol.wire_json import JsonObject
-from app.text.chat_messages import read_messages
+from app.text.chat_messages import read_messages_soon
 from app.text.chat_prompt import render
 from app.text.constraint import read_constraint
 from app.text.field_rules import refuse
@@ -36,12 +36,15 @@ async def read_chat(body: JsonObject, served: ServedModel) -> TextRequest:
     """
     unknown: list[str] = []
     fields = CHAT.read(body, unknown=unknown)
-    messages = read_messages(fields.get("messages", []))
+    messages = await read_messages_soon(fields.get("messages", []), served.tokenizer.pool)
     tools = read_tools(fields)
     own = read_constraint(fields)
     shown = _shown(fields)
     prompt = await render(fields, messages, tools, served)
-    constraint = constraint_for(tools, served.tool_parser, _room(prompt, served)) or own
+    constraint = own
+    if tools.mode in ("required", "named"):
+        # It replaces the client's own: both cannot hold.
+        constraint = constraint_for(tools, served.tool_parser, _room(prompt, served))
     parsing = _parsing(tools, constraint, prompt, served, count_calls(messages))
     if not fields.get("separate_reasoning", True):
         parsing = replace(parsing, new_reasoning=None)

@@ -15,6 +15,7 @@ from app.protocol.engine import Constraint
 from app.protocol.prompts import dump_nested
 from app.protocol.wire_json import JsonObject
 from app.text.parsers.tool_parsers import BY_NAME
+from app.text.schema_text import MAX_TAG_LEVELS, schema_text
 from app.text.tool_choice import ToolPlan
 
 ARGS_TOKEN = "[ARGS]"  # noqa: S105 - a token of text
@@ -70,7 +71,7 @@ def constraint_for(
     is_single = plan.mode == "named" or not plan.is_parallel
     calls, start = make(plan.usable, is_single, room)
     tag = {"type": "structural_tag", "format": _behind_thought(calls, start, room)}
-    return Constraint("structural_tag", dump_nested(tag, "tools").decode())
+    return Constraint("structural_tag", schema_text(tag, "tools", most=MAX_TAG_LEVELS))
 
 
 def _behind_thought(calls: JsonObject, start: str, room: Room) -> JsonObject:
