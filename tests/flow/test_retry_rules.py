@@ -258,23 +258,3 @@ async def test_moved_handoffs_are_attempts(stack: AsyncExitStack, model: Path) -
         assert (got.status, got.headers["x-tandem-attempts"]) == expected
         assert len(other.seen) == int(not disable_retries)
         assert len(fleet.prefill.seen) == 1
-
-
-async def test_late_binding_leaves_tried_workers_out(
-    stack: AsyncExitStack, model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The second attempt's decode is chosen late, and not among those of the first one."""
-    fleet = await two_pairs(stack, model, "nixl", retry_on_5xx=True, **QUICK)
-    seen: list[frozenset[str]] = []
-    rebind = fleet.gateway.scheduler.rebind_decode
-
-    def note(grant: Any, excluded: frozenset[str]) -> None:
-        rebind(grant, excluded)
-        seen.append(grant.ask.excluded)
-        assert grant.pair.decode.id not in grant.ask.excluded
-
-    monkeypatch.setattr(fleet.gateway.scheduler, "rebind_decode", note)
-    for worker in fleet.prefills[:1]:
-        worker.faults.refuse("INTERNAL", "broken")
-    assert (await fleet.ask(CHAT, body_of(CHAT))).status == 200
-    assert [len(excluded) for excluded in seen] == [1]
