@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from app.scheduling.pairing import PairTable
+from app.scheduling.pairing import pair_table
 from app.workers.registry import Registry
 from app.workers.states import State
 from app.workers.worker import Role, Worker
@@ -11,15 +11,15 @@ from app.workers.worker import Role, Worker
 def ready_models(registry: Registry) -> tuple[str, ...]:
     """Returns the models that a ready prefill and a ready decode worker both serve, sorted.
 
-    The two must fit together: one engine, one KV connector, one pairing label.
+    The two must fit together, see :mod:`app.scheduling.pair_fit`.
     """
-    table = PairTable(registry.snapshot())
+    table = pair_table(registry.snapshot())
     return tuple(sorted(model for model in table.snapshot.model_ids() if table.groups(model)))
 
 
 def first_pair(registry: Registry) -> tuple[Worker, Worker] | None:
     """Returns a ready prefill and a ready decode worker that fit together, if there are such."""
-    for groups in PairTable(registry.snapshot()).choices():
+    for groups in pair_table(registry.snapshot()).choices():
         return groups[0].prefills[0], groups[0].decodes[0]
     return None
 
@@ -35,6 +35,9 @@ def what_is_missing(registry: Registry) -> str:
             lacks.append(f"no {role} worker is registered")
         elif not n_ready:
             lacks.append(f"no {role} worker is ready ({len(members)} registered, 0 ready)")
-    return "; ".join(lacks) or (
-        "no model has both a ready prefill and a ready decode worker that fit together"
+    if lacks:
+        return "; ".join(lacks)
+    why = pair_table(registry.snapshot()).why_none()
+    return "no model has both a ready prefill and a ready decode worker that fit together" + (
+        f": {why}" if why else ""
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from app.errors import NoPairAvailable, UnknownModel
+from app.scheduling.pairing import pair_table
 from app.workers.states import State
 from app.workers.worker import Role
 
@@ -50,7 +51,11 @@ def refusal(
         if (lack := _lack(workers, role, model, of_model, excluded, now_s))
     ]
     if not lacks:
-        lacks = [f"no prefill and decode worker{of_model} that fit together are ready"]
+        why = pair_table(snapshot).why_none(model)
+        lacks = [
+            f"no prefill and decode worker{of_model} that fit together are ready"
+            + (f" ({why})" if why else "")
+        ]
     return NoPairAvailable(
         f"No pair is available: {'; '.join(lacks)}.", retry_after_s=_RETRY_AFTER_S
     )

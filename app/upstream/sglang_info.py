@@ -7,6 +7,7 @@ from typing import Any
 
 import orjson
 
+from app.workers.sglang_facts import SglangFacts
 from app.workers.worker import Role, WorkerInfo
 
 _SERVER_LABELS = (
@@ -31,6 +32,9 @@ _MODEL_LABELS = (
 )
 MAX_RANKS = 4096
 """More data-parallel ranks than any worker has; a ledger is kept for each."""
+_DTYPES = {"auto": "", "half": "float16", "float": "float32"}
+_BACKENDS = {"mooncake_tcp": "mooncake"}
+"""SGLang's own other names for the same thing."""
 _MODES = {Role.PREFILL: "prefill", Role.DECODE: "decode", Role.REGULAR: "null"}
 
 
@@ -79,7 +83,32 @@ def worker_info(
         labels=labels,
         load_balance_method=_text(server.get("load_balance_method")),
         context_length=context_length,
+        sglang=sglang_facts(server),
     )
+
+
+def sglang_facts(server: Mapping[str, Any]) -> SglangFacts | None:
+    """Read what a pair has to agree on; None if the answer names nothing of it.
+
+    Sizes of attention as SGLang 0.5.23 has them: data parallelism splits the tensor-parallel
+    workers only where attention does so too (``enable_dp_attention``).
+    """
+    tp_size, cp_size = _count(server.get("tp_size")), _count(server.get("attn_cp_size"))
+    n_replicas = _count(server.get("attn_dp_size"))
+    if n_replicas is None:
+        n_replicas = _count(server.get("dp_size")) if server.get("enable_dp_attention") else 1
+    backend = _text(server.get("disaggregation_transfer_backend")) or ""
+    facts = SglangFacts(
+        transfer_backend=_BACKENDS.get(backend, backend),
+        dtype=_dtype(server.get("dtype")),
+        kv_cache_dtype=_dtype(server.get("kv_cache_dtype")),
+        revision=_text(server.get("revision")) or "",
+        attention_tp_size=tp_size and max(1, tp_size // ((n_replicas or 1) * (cp_size or 1))),
+        attention_cp_size=cp_size,
+        pp_size=_count(server.get("pp_size")),
+        allocation_policy=_text(server.get("disaggregation_decode_allocation_policy")) or "",
+    )
+    return None if facts == SglangFacts() else facts
 
 
 def role_conflict(role: Role, mode: str | None) -> str:
@@ -104,6 +133,11 @@ def _labels(answer: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, str]
 
 def _text(value: object) -> str | None:
     return value if isinstance(value, str) and value else None
+
+
+def _dtype(value: object) -> str:
+    name = _text(value) or ""
+    return _DTYPES.get(name, name)
 
 
 def _count(value: object) -> int | None:

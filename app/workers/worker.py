@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from app.clock import Clock
+    from app.workers.sglang_facts import SglangFacts
     from app.workers.vllm_facts import VllmFacts
 
 
@@ -107,6 +108,7 @@ class WorkerInfo:
     load_balance_method: str | None = None
     context_length: int | None = None
     vllm: VllmFacts | None = None
+    sglang: SglangFacts | None = None
 
 
 NO_INFO = WorkerInfo()

@@ -46,7 +46,9 @@ def test_reasons_name_what_lacks() -> None:
     registry.set_info(worker, WorkerInfo(model_ids=("y",)))
     registry.set_state(worker, State.READY)
     assert first_pair(registry) is None
-    assert what_is_missing(registry).startswith("no model has both")
+    assert what_is_missing(registry) == (
+        "no model has both a ready prefill and a ready decode worker that fit together"
+    )
 
 
 def test_workers_of_two_engines_are_no_pair() -> None:
@@ -56,9 +58,30 @@ def test_workers_of_two_engines_are_no_pair() -> None:
     _add(registry, "grpc://d:1", Role.DECODE, "m")
     assert ready_models(registry) == ()
     assert first_pair(registry) is None
-    assert what_is_missing(registry).endswith("that fit together")
+    assert what_is_missing(registry).endswith("that fit together: engine sglang against vllm")
     prefill = _add(registry, "grpc://p:1", Role.PREFILL, "m")
     pair = first_pair(registry)
     assert ready_models(registry) == ("m",)
     assert pair is not None
     assert pair[0] is prefill
+
+
+def test_reasons_name_what_does_not_fit() -> None:
+    """Each difference once, the most frequent first, without an address; ready workers only."""
+    registry = Registry()
+    sizes = {"p1": 16, "d1": 32, "d2": 32, "d3": 64}
+    for name, page_size in sizes.items():
+        role = Role.PREFILL if name.startswith("p") else Role.DECODE
+        worker = _add(registry, f"http://{name}:1", role, "m")
+        registry.set_info(worker, WorkerInfo(model_ids=("m",), page_size=page_size))
+    late = _add(registry, "http://d4:1", Role.DECODE, "m")
+    registry.set_info(late, WorkerInfo(model_ids=("m",), page_size=128))
+    registry.set_state(late, State.UNHEALTHY)
+    assert what_is_missing(registry).endswith(
+        "that fit together: page size 16 against 32; page size 16 against 64"
+    )
+    registry.set_info(late, WorkerInfo(model_ids=("m",)))
+    registry.set_state(late, State.READY)
+    pair = first_pair(registry)
+    assert pair is not None
+    assert pair[1] is late

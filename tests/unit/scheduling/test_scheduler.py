@@ -255,3 +255,14 @@ async def test_policies_forget(fleet: Fleet, event: str) -> None:
     fleet.registry.announce(event, first)
     assert first is not (await fleet.ask()).pair.prefill
     assert one.load > 0
+
+
+async def test_what_does_not_fit_is_said(fleet: Fleet) -> None:
+    """503 with the difference, once every other reason is out."""
+    for name, role, page_size in (("p", Role.PREFILL, 16), ("d", Role.DECODE, 32)):
+        worker = fleet.add(name, role, "m")
+        fleet.registry.set_info(worker, WorkerInfo(model_ids=("m",), page_size=page_size))
+    with pytest.raises(NoPairAvailable, match=r"are ready \(page size 16 against 32\)\.$"):
+        await fleet.ask()
+    with pytest.raises(NoPairAvailable, match=r"are ready \(page size 16 against 32\)\.$"):
+        await fleet.ask(None)

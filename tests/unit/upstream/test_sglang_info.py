@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from app.upstream.sglang_info import role_conflict, worker_info
+from app.workers.sglang_facts import SglangFacts
 from app.workers.worker import Role, WorkerInfo
 
 MODELS = {"data": [{"id": "smollm2", "owned_by": "sglang", "max_model_len": 8192}]}
@@ -25,6 +26,14 @@ SERVER = {
     "context_length": None,
     "version": "0.5.23",
     "api_key": "secret",
+    "dtype": "bfloat16",
+    "kv_cache_dtype": "auto",
+    "revision": None,
+    "pp_size": 1,
+    "attn_cp_size": 1,
+    "attn_dp_size": 1,
+    "disaggregation_transfer_backend": "mooncake",
+    "disaggregation_decode_allocation_policy": "early",
 }
 MODEL = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "is_generation": True}
 
@@ -59,6 +68,14 @@ def test_everything_is_read() -> None:
         labels=labels,
         load_balance_method="follow_bootstrap_room",
         context_length=8192,
+        sglang=SglangFacts(
+            transfer_backend="mooncake",
+            dtype="bfloat16",
+            attention_tp_size=1,
+            attention_cp_size=1,
+            pp_size=1,
+            allocation_policy="early",
+        ),
     ) == worker_info(MODELS, SERVER, MODEL)
 
 

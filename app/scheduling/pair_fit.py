@@ -1,0 +1,162 @@
+"""Whether a prefill worker can hand its KV cache to a decode worker, and if not, why.
+
+What is compared is what the engines themselves insist on when the two meet (SGLang 0.5.23,
+vLLM 0.32 with NIXL's protocol 14 and Mooncake) or would take without a word and answer garbage.
+What a worker did not say fits everything: an older engine must not be cut off for its silence.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from app.workers.sglang_facts import SglangFacts
+from app.workers.worker import Engine
+
+if TYPE_CHECKING:
+    from app.workers.worker import WorkerInfo, WorkerSpec
+
+PAIRING_LABEL = "pairing"
+"""Workers that carry this label are paired only with workers of the same value."""
+
+_NIXL = "Nixl"
+_ALIASES = {"NixlConnector": "NixlPullConnector"}
+"""vLLM registers the pulling connector under both names."""
+_EQUAL = (
+    ("revision", "model revision"),
+    ("dtype", "dtype"),
+    ("kv_dtype", "KV cache dtype"),
+    ("page_size", "page size"),
+    ("attention_backend", "attention backend"),
+    ("allocation_policy", "decode allocation policy"),
+)
+_EQUAL_FOR_NIXL = (("version", "engine version"), ("model_path", "model path"))
+"""NIXL's workers compare a hash of these, too, and refuse each other by it."""
+
+
+@dataclass(frozen=True, slots=True)
+class PairFacts:
+    """What of a worker decides with whom it can be paired; empty or None: not known.
+
+    Attributes:
+        engine: SGLang or vLLM.
+        label: The operator's pairing label.
+        protocol: vLLM's pairing protocol; two workers that both name one need no other rule.
+        connector: Who carries the KV cache. Empty: the worker has nobody; None: not known.
+        tp_size: Tensor-parallel workers that share one KV cache.
+        cp_size: Context-parallel size of attention.
+        pp_size: Pipeline-parallel size.
+    """
+
+    engine: Engine
+    label: str = ""
+    protocol: str = ""
+    connector: str | None = None
+    revision: str = ""
+    dtype: str = ""
+    kv_dtype: str = ""
+    page_size: int | None = None
+    attention_backend: str = ""
+    allocation_policy: str = ""
+    version: str = ""
+    model_path: str = ""
+    tp_size: int | None = None
+    cp_size: int | None = None
+    pp_size: int | None = None
+
+
+def pair_facts(spec: WorkerSpec, info: WorkerInfo) -> PairFacts:
+    """Pick what counts for pairing."""
+    label = spec.labels.get(PAIRING_LABEL, "")
+    if spec.engine is Engine.SGLANG:
+        own = info.sglang or SglangFacts()
+        return PairFacts(
+            spec.engine,
+            label,
+            connector=own.transfer_backend or None,
+            revision=own.revision,
+            dtype=own.dtype,
+            kv_dtype=own.kv_cache_dtype,
+            page_size=info.page_size,
+            allocation_policy=own.allocation_policy,
+            tp_size=own.attention_tp_size,
+            cp_size=own.attention_cp_size,
+            pp_size=own.pp_size,
+        )
+    facts = info.vllm
+    if facts is None:
+        return PairFacts(spec.engine, label)
+    is_nixl = facts.kv_connector.startswith(_NIXL)
+    return PairFacts(
+        spec.engine,
+        label,
+        protocol=facts.pairing_protocol,
+        connector=facts.kv_connector,
+        dtype=facts.model_dtype.removeprefix("torch."),
+        # NIXL's workers compare the word itself; to the others "auto" says nothing.
+        kv_dtype="" if facts.kv_cache_dtype == "auto" and not is_nixl else facts.kv_cache_dtype,
+        page_size=info.page_size,
+        attention_backend=facts.attention_backend,
+        version=info.version or "",
+        model_path=facts.model_path,
+    )
+
+
+def misfit(prefill: PairFacts, decode: PairFacts) -> str:
+    """Return why the two cannot be paired, such as ``page size 16 against 32``, or nothing.
+
+    The prefill worker's value stands first.
+    """
+    if prefill.engine is not decode.engine:
+        return f"engine {prefill.engine} against {decode.engine}"
+    if prefill.label != decode.label:
+        return f"pairing label {_quoted(prefill.label)} against {_quoted(decode.label)}"
+    if prefill.protocol and decode.protocol:
+        return _difference("pairing protocol", prefill.protocol, decode.protocol)
+    return (
+        _connector_misfit(prefill.connector, decode.connector)
+        or _first_difference(_EQUAL, prefill, decode)
+        or (
+            _first_difference(_EQUAL_FOR_NIXL, prefill, decode)
+            if (prefill.connector or "").startswith(_NIXL)
+            else ""
+        )
+        or _split_misfit(prefill, decode)
+    )
+
+
+def _quoted(label: str) -> str:
+    return f"'{label}'" if label else "none"
+
+
+def _first_difference(
+    rules: tuple[tuple[str, str], ...], prefill: PairFacts, decode: PairFacts
+) -> str:
+    for name, words in rules:
+        one, other = getattr(prefill, name), getattr(decode, name)
+        if one and other and one != other:
+            return _difference(words, one, other)
+    return ""
+
+
+def _difference(words: str, one: object, other: object) -> str:
+    return "" if one == other else f"{words} {one} against {other}"
+
+
+def _connector_misfit(one: str | None, other: str | None) -> str:
+    if one is None or other is None or _ALIASES.get(one, one) == _ALIASES.get(other, other):
+        return ""
+    return f"KV connector {one or 'none'} against {other or 'none'}"
+
+
+def _split_misfit(prefill: PairFacts, decode: PairFacts) -> str:
+    """Compare how the KV cache is split; only SGLang says it, and maps rank to rank (0.5.23)."""
+    one, other = prefill.tp_size, decode.tp_size
+    if one and other and one % other and other % one:
+        return f"tensor parallelism {one} against {other}: one must be a multiple of the other"
+    one, other = prefill.pp_size, decode.pp_size
+    if one and other and other not in (1, one):
+        return f"pipeline parallelism {one} against {other}: decode's must be 1 or the same"
+    if (decode.cp_size or 1) > 1:
+        return f"context parallelism {decode.cp_size} of decode, which must be 1"
+    return ""
