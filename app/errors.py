@@ -7,7 +7,7 @@
         InvalidRequest      400   UnknownModel 404   BodyTooLarge 413   BadKey 401
         KeyNotAllowed       403   RateLimited  429
         NotOffered          501   UnknownRoute 404   MethodNotAllowed 405
-        WorkerNotFound      404   WorkerExists 409
+        WorkerUrlRefused    403   WorkerNotFound      404   WorkerExists 409
       CapacityError         the fleet is short of room
         NoPairAvailable     503   ShuttingDown 503   GatewayFull 503
       WorkerError           a worker's fault; carries the leg
@@ -135,6 +135,13 @@ class MethodNotAllowed(RequestError):
 
     status = 405
     code = "method_not_allowed"
+
+
+class WorkerUrlRefused(RequestError):
+    """The operator does not want workers at this address."""
+
+    status = 403
+    code = "worker_url_not_allowed"
 
 
 class WorkerNotFound(RequestError):

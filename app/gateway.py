@@ -33,6 +33,7 @@ from app.workers.drain import Drain
 from app.workers.health import HealthLoop
 from app.workers.probe_rules import ProbeRules
 from app.workers.registry import Registry
+from app.workers.url_guard import UrlGuard
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +53,7 @@ class Gateway:
     texts: ModelTexts
     handoffs: HandoffCounts
     entrance: Entrance
+    url_guard: UrlGuard
 
 
 def build_gateway(
@@ -139,6 +141,7 @@ def build_gateway(
         texts=texts,
         handoffs=counts,
         entrance=build_entrance(settings, now_s),
+        url_guard=UrlGuard(settings.worker_url_allow),
     )
 
 

@@ -13,6 +13,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
 from app.settings_admission import AdmissionSettings
+from app.settings_fleet import FleetSettings
 from app.settings_limits import LimitSettings
 from app.settings_security import SecuritySettings
 from app.settings_tokens import TokenSettings
@@ -39,7 +40,9 @@ _Policy = Annotated[str, BeforeValidator(read_policy)]
 _Urls = Annotated[tuple[str, ...], BeforeValidator(read_urls)]
 
 
-class Settings(AdmissionSettings, LimitSettings, SecuritySettings, TokenSettings, WorkerSettings):
+class Settings(
+    AdmissionSettings, FleetSettings, LimitSettings, SecuritySettings, TokenSettings, WorkerSettings
+):
     """What the operator can choose.
 
     ``Settings(...)`` in code takes nothing from outside; ``load`` reads all sources.

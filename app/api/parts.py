@@ -18,6 +18,7 @@ from app.upstream.clients import WorkerClients
 from app.workers.drain import Drain
 from app.workers.health import HealthLoop
 from app.workers.registry import Registry
+from app.workers.url_guard import UrlGuard
 
 
 @dataclass(slots=True)
@@ -65,6 +66,10 @@ class Parts(Protocol):
     @property
     def handoffs(self) -> HandoffCounts:
         """How often KV caches changed hands."""
+
+    @property
+    def url_guard(self) -> UrlGuard:
+        """Which worker URLs may come over the network."""
 
     @property
     def life(self) -> Life:

@@ -15,6 +15,7 @@ from app.api.problem import invalid_request
 from app.api.worker_changes import patched, replaced
 from app.api.worker_schemas import EXAMPLE, Accepted, WorkerList, WorkerView
 from app.api.worker_states import Moment
+from app.api.worker_urls import guard_url
 from app.api.worker_views import NewWorker, list_view, to_spec, view
 from app.errors import (
     BodyTooLarge,
@@ -93,6 +94,7 @@ async def add_worker(request: Request, gateway: GatewayParts) -> JSONResponse:
     except ValidationError as exc:
         raise invalid_request(exc.errors(include_url=False)) from exc
     spec = to_spec(new)
+    guard_url(gateway, spec.url)
     try:
         gateway.registry.add(spec)
     except DuplicateWorker as exc:

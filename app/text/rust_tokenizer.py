@@ -48,7 +48,9 @@ def _convert(folder: Path) -> RustTokenizer:
     import transformers  # noqa: PLC0415 - takes a second, and only older models need it
 
     try:
-        made = transformers.AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+        made = transformers.AutoTokenizer.from_pretrained(
+            str(folder), local_files_only=True, trust_remote_code=False
+        )
         tokenizer: Any = made.backend_tokenizer
     except Exception as fault:
         reason = " ".join(str(fault).split()) or type(fault).__name__

@@ -8,12 +8,16 @@ from collections.abc import AsyncIterator
 import httpx
 
 from app.upstream.failures import (
+    BodyTooLong,
     ConnectFailed,
     ConnectTimeout,
     SilenceTimeout,
     UpstreamError,
 )
 from app.upstream.http1 import Exchange, Http1Pool
+
+MAX_ANSWER_BYTES = 16 * 1024 * 1024
+"""Of a control call; SGLang's ``/server_info`` has 37 KB."""
 
 # The pool writes these itself.
 _CONNECTION_HEADERS = frozenset(
@@ -31,11 +35,18 @@ class Http1Transport(httpx.AsyncBaseTransport):
         pool: Connections to the one worker that may be called; closing the transport leaves
             the pool open.
         silence_timeout_s: For requests that bring no timeout of their own.
+        max_answer_bytes: A longer body is a protocol error; httpx itself would read on for ever.
     """
 
-    def __init__(self, pool: Http1Pool, silence_timeout_s: float) -> None:
+    def __init__(
+        self,
+        pool: Http1Pool,
+        silence_timeout_s: float,
+        max_answer_bytes: int = MAX_ANSWER_BYTES,
+    ) -> None:
         self._pool = pool
         self._silence_timeout_s = silence_timeout_s
+        self._max_answer_bytes = max_answer_bytes
         self._origin = _origin(httpx.URL(pool.base_url))
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
@@ -79,21 +90,35 @@ class Http1Transport(httpx.AsyncBaseTransport):
         except BaseException:
             exchange.close()
             raise
+        if any(name.lower() == b"content-encoding" for name, _ in head.headers):
+            exchange.close()
+            # httpx would unpack it, to any size.
+            raise httpx.RemoteProtocolError(
+                "The worker's answer is compressed, which it was asked not to do.", request=request
+            )
         return httpx.Response(
-            head.status, headers=head.headers, stream=_Body(exchange, request), request=request
+            head.status,
+            headers=head.headers,
+            stream=_Body(exchange, request, self._max_answer_bytes),
+            request=request,
         )
 
 
 class _Body(httpx.AsyncByteStream):
     """The body of a response, and the end of its exchange."""
 
-    def __init__(self, exchange: Exchange, request: httpx.Request) -> None:
+    def __init__(self, exchange: Exchange, request: httpx.Request, max_bytes: int) -> None:
         self._exchange = exchange
         self._request = request
+        self._max_bytes = max_bytes
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
+        n_bytes = 0
         try:
             while data := await self._exchange.chunk():
+                n_bytes += len(data)
+                if n_bytes > self._max_bytes:
+                    raise BodyTooLong(f"The worker's answer is over {self._max_bytes} bytes.")
                 yield data
         except UpstreamError as exc:
             raise _httpx_error(exc, self._request) from exc

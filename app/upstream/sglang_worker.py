@@ -86,6 +86,7 @@ class SglangWorkerClient:
         self.http = httpx.AsyncClient(
             transport=Http1Transport(self.pool, silence_timeout_s=control_timeout_s),
             base_url=worker.spec.url,
+            headers={"accept-encoding": "identity"},
             timeout=httpx.Timeout(control_timeout_s, connect=connect_timeout_s),
             trust_env=False,
             follow_redirects=False,

@@ -15,6 +15,10 @@ from app.upstream.generated.vllm_engine_pb2_grpc import VllmEngineStub
 from app.upstream.grpc_tls import GrpcTls
 from app.upstream.vllm_status import failure_of
 
+MAX_MESSAGE_BYTES = 256 * 1024 * 1024
+"""A worker may send no longer one. The longest that engines send are prompt logprobs: some 25 MB
+for 128k tokens with 20 of them each."""
+
 _GENERATE = "/vllm.grpc.engine.VllmEngine/Generate"
 
 # The engine's server allows a ping every 10 s, with no call open too. Windows follow the measured
@@ -25,7 +29,6 @@ OPTIONS: Final[tuple[tuple[str, Any], ...]] = (
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.http2.bdp_probe", 1),
-    ("grpc.max_receive_message_length", -1),
     ("grpc.max_send_message_length", -1),
     # A restarted worker is found again at once; by default the wait grows to two minutes.
     ("grpc.initial_reconnect_backoff_ms", 100),
@@ -47,13 +50,19 @@ class VllmChannel:
         url: ``grpc://host:port`` or ``grpcs://host:port``.
         tls: For ``grpcs``.
         connect_timeout_s: For name lookup, TCP and TLS of one attempt.
+        max_message_bytes: Longest message of the worker that is taken.
 
     Raises:
         ValueError: Another scheme.
     """
 
     def __init__(
-        self, url: str, *, tls: GrpcTls | None = None, connect_timeout_s: float = 10.0
+        self,
+        url: str,
+        *,
+        tls: GrpcTls | None = None,
+        connect_timeout_s: float = 10.0,
+        max_message_bytes: int = MAX_MESSAGE_BYTES,
     ) -> None:
         parts = urlsplit(url)
         if parts.scheme not in ("grpc", "grpcs"):
@@ -61,7 +70,11 @@ class VllmChannel:
         is_secure = parts.scheme == "grpcs"
         host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
         target = f"dns:///{host}:{parts.port or (443 if is_secure else 80)}"
-        options = (*OPTIONS, ("grpc.min_reconnect_backoff_ms", int(connect_timeout_s * 1000)))
+        options = (
+            *OPTIONS,
+            ("grpc.min_reconnect_backoff_ms", int(connect_timeout_s * 1000)),
+            ("grpc.max_receive_message_length", max_message_bytes),
+        )
         if is_secure:
             tls = tls or GrpcTls()
             credentials = grpc.ssl_channel_credentials(tls.ca, tls.key, tls.certificate)

@@ -46,6 +46,8 @@ HTTP_STATUS: Mapping[str, int] = MappingProxyType(
 
 _CORE_FAULT = "Internal error from Core"
 """grpcio's own words for a write on a connection that is gone."""
+_TOO_LONG = "CLIENT: Received message larger than max"
+"""grpcio's own words, under a status by which workers say that they are full."""
 _CUT = re.compile(
     r"recvmsg|sendmsg|Socket closed|Stream removed|Connection reset|Broken pipe|GOAWAY|"
     r"keepalive watchdog|ping timeout|Transport closed|Endpoint closing|Cancelling all calls"
@@ -68,6 +70,8 @@ def failure_of(exc: grpc.aio.AioRpcError, *, is_connected: bool) -> UpstreamErro
     )
     if is_cut or (code is grpc.StatusCode.INTERNAL and details == _CORE_FAULT):
         return BrokenResponse(f"The connection to the worker was lost: {details or code.name}.")
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED and _TOO_LONG in details:
+        return BrokenResponse("The worker sent a message that is longer than the gateway takes.")
     is_constraint = any(key == CONSTRAINT_KEY for key, _ in exc.trailing_metadata() or ())
     return RpcFailed(
         code.name,

@@ -120,6 +120,8 @@ def test_worker_urls_take_several_words() -> None:
         ("--reasoning-parser x", "--reasoning-parser x: no such parser; choose from base,"),
         ("--missing-handoff wait", "--missing-handoff wait: must be 'fail' or 'recompute'."),
         ("--kv-lease-secs 0", "--kv-lease-secs 0: must be above 0."),
+        ("--worker-url-allow 10.0.0.1/8", "--worker-url-allow 10.0.0.1/8: is no address and no"),
+        ("--worker-url-allow a,*", "--worker-url-allow *: is no host name, no *.domain, no"),
         ("--client-cert-path c", "--client-cert-path c: needs --client-key-path too."),
         ("--client-key-path k", "--client-key-path k: needs --client-cert-path too."),
         ("--request-timeout-secs 0", "--request-timeout-secs 0: must be above 0."),

@@ -21,6 +21,7 @@ from app.upstream.http1 import Head
 from app.workers.drain import Drain
 from app.workers.registry import Registry
 from app.workers.states import Event, State
+from app.workers.url_guard import UrlGuard
 from app.workers.worker import Role, Worker, WorkerInfo, WorkerSpec
 
 
@@ -83,6 +84,7 @@ class FakeGateway:
     life: Life = field(default_factory=Life)
     handoffs: HandoffCounts = field(default_factory=HandoffCounts)
     clocks: Clocks = field(default_factory=lambda: Clocks(lambda: 0.0, lambda: 1e9))
+    url_guard: UrlGuard = field(default_factory=UrlGuard)
 
     def __post_init__(self) -> None:
         self.texts = ModelTexts(self.registry, cast("WorkerClients", self.clients), TextSettings())

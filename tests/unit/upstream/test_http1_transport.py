@@ -54,6 +54,46 @@ async def test_a_streamed_body_that_is_left_aborts_its_connection(
 
 
 @pytest.mark.parametrize(
+    "data",
+    [
+        b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n123456789",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n12345\r\n4\r\n6789\r\n",
+    ],
+)
+async def test_answers_have_a_longest_length(serve: Any, pool_for: Any, data: bytes) -> None:
+    """What goes on for ever is not kept in memory."""
+
+    async def script(call: Any) -> None:
+        await call.write(data)
+        await call.until_gone()
+
+    async with serve(script) as worker, pool_for(worker) as pool:
+        async with httpx.AsyncClient(transport=Http1Transport(pool, 5, 8)) as client:
+            with pytest.raises(httpx.RemoteProtocolError, match="is over 8 bytes"):
+                await client.get(pool.base_url)
+        assert pool.n_active == 0
+    async with serve(script) as worker, pool_for(worker) as pool:
+        transport = Http1Transport(pool, 5, 9)
+        request = httpx.Request("GET", pool.base_url)
+        response = await transport.handle_async_request(request)
+        n_bytes = 0
+        async for piece in response.aiter_raw():
+            n_bytes += len(piece)
+            if n_bytes == 9:
+                break
+        await response.aclose()
+
+
+async def test_compressed_answers_are_refused(serve: Any, pool_for: Any, answer: Any) -> None:
+    """A few bytes could become gigabytes; no engine does it unasked."""
+    script = answer(b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 3\r\n\r\nabc")
+    async with serve(script) as worker, pool_for(worker) as pool, client_on(pool) as client:
+        with pytest.raises(httpx.RemoteProtocolError, match="is compressed"):
+            await client.get("/")
+        assert pool.n_active == 0
+
+
+@pytest.mark.parametrize(
     ("data", "exception"),
     [
         (b"rubbish\r\n\r\n", httpx.RemoteProtocolError),

@@ -322,6 +322,18 @@ async def test_tokenizer_bundle_with_a_wrong_digest(folder: Path) -> None:
             await drain(worker.tokenizer_bundle())
 
 
+async def test_message_that_is_too_long(folder: Path) -> None:
+    """Not taken into memory, and the worker's fault: not a worker that is full."""
+    async with sim(tokenizer_folder=folder) as (engine, worker):
+        channel = VllmChannel(engine.url, max_message_bytes=10_000)
+        with pytest.raises(BrokenResponse, match="longer than the gateway takes"):
+            await drain(read_bundle(channel))
+        await channel.aclose()
+        engine.faults.refuse("RESOURCE_EXHAUSTED", "full", rpc="GetTokenizer")
+        with pytest.raises(RpcFailed, match="full"):
+            await drain(worker.tokenizer_bundle())
+
+
 async def test_tokenizer_bundle_that_is_too_large_or_too_slow(folder: Path) -> None:
     """Neither fills the memory nor waits for ever."""
     async with sim(tokenizer_folder=folder) as (engine, _):
