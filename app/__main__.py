@@ -1,4 +1,4 @@
-"""``python -m app [flags]`` and ``tandem [flags]``; ``demo`` as first word starts the demo."""
+"""``python -m app [flags]`` and ``tandem [flags]``; ``demo`` or ``doctor`` may stand first."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         Exit code: 0 after a stop signal, 2 for settings that cannot be used, 3 when the
-        application did not start.
+        application did not start; of the doctor see there.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     try:
@@ -29,6 +29,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             from app.demo import main as demo  # noqa: PLC0415
 
             return demo(words[1:])
+        if words[:1] == ["doctor"]:
+            from app.doctor.command import main as doctor  # noqa: PLC0415
+
+            return doctor(words[1:])
         settings = cli.load(words)
         # Imported here, so that --help and refusals are quick.
         from app.server import serve  # noqa: PLC0415

@@ -22,7 +22,8 @@ from app.settings import load as load_settings
 from app.smg_flags import SMG_ONLY_FLAGS
 
 _USAGE = """%(prog)s [--prefill URL [PORT|none]]... [--decode URL]... [flags]
-       %(prog)s demo [--engine sglang|vllm] [--port PORT]"""
+       %(prog)s demo [--engine sglang|vllm] [--port PORT]
+       %(prog)s doctor [--gateway URL] [--json] [flags]"""
 
 _EPILOG = """Every flag can also be set in the environment or in .env by the name in brackets;
 flags win over the environment, the environment over .env. Lists are written with commas:

@@ -7,6 +7,7 @@ What a worker did not say fits everything: an older engine must not be cut off f
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -107,56 +108,52 @@ def misfit(prefill: PairFacts, decode: PairFacts) -> str:
 
     The prefill worker's value stands first.
     """
+    return next(misfits(prefill, decode), "")
+
+
+def misfits(prefill: PairFacts, decode: PairFacts) -> Iterator[str]:
+    """Yield every reason why the two cannot be paired; workers meant for others have only one."""
     if prefill.engine is not decode.engine:
-        return f"engine {prefill.engine} against {decode.engine}"
-    if prefill.label != decode.label:
-        return f"pairing label {_quoted(prefill.label)} against {_quoted(decode.label)}"
-    if prefill.protocol and decode.protocol:
-        return _difference("pairing protocol", prefill.protocol, decode.protocol)
-    return (
-        _connector_misfit(prefill.connector, decode.connector)
-        or _first_difference(_EQUAL, prefill, decode)
-        or (
-            _first_difference(_EQUAL_FOR_NIXL, prefill, decode)
-            if (prefill.connector or "").startswith(_NIXL)
-            else ""
-        )
-        or _split_misfit(prefill, decode)
-    )
+        yield f"engine {prefill.engine} against {decode.engine}"
+    elif prefill.label != decode.label:
+        yield f"pairing label {_quoted(prefill.label)} against {_quoted(decode.label)}"
+    elif prefill.protocol and decode.protocol:
+        if prefill.protocol != decode.protocol:
+            yield f"pairing protocol {prefill.protocol} against {decode.protocol}"
+    else:
+        one, other = prefill.connector, decode.connector
+        if one is not None and other is not None and not _is_same_connector(one, other):
+            yield f"KV connector {one or 'none'} against {other or 'none'}"
+        yield from _differences(_EQUAL, prefill, decode)
+        if (one or "").startswith(_NIXL):
+            yield from _differences(_EQUAL_FOR_NIXL, prefill, decode)
+        yield from _split_misfits(prefill, decode)
 
 
 def _quoted(label: str) -> str:
     return f"'{label}'" if label else "none"
 
 
-def _first_difference(
+def _differences(
     rules: tuple[tuple[str, str], ...], prefill: PairFacts, decode: PairFacts
-) -> str:
+) -> Iterator[str]:
     for name, words in rules:
         one, other = getattr(prefill, name), getattr(decode, name)
         if one and other and one != other:
-            return _difference(words, one, other)
-    return ""
+            yield f"{words} {one} against {other}"
 
 
-def _difference(words: str, one: object, other: object) -> str:
-    return "" if one == other else f"{words} {one} against {other}"
+def _is_same_connector(one: str, other: str) -> bool:
+    return _ALIASES.get(one, one) == _ALIASES.get(other, other)
 
 
-def _connector_misfit(one: str | None, other: str | None) -> str:
-    if one is None or other is None or _ALIASES.get(one, one) == _ALIASES.get(other, other):
-        return ""
-    return f"KV connector {one or 'none'} against {other or 'none'}"
-
-
-def _split_misfit(prefill: PairFacts, decode: PairFacts) -> str:
+def _split_misfits(prefill: PairFacts, decode: PairFacts) -> Iterator[str]:
     """Compare how the KV cache is split; only SGLang says it, and maps rank to rank (0.5.23)."""
     one, other = prefill.tp_size, decode.tp_size
     if one and other and one % other and other % one:
-        return f"tensor parallelism {one} against {other}: one must be a multiple of the other"
+        yield f"tensor parallelism {one} against {other}: one must be a multiple of the other"
     one, other = prefill.pp_size, decode.pp_size
     if one and other and other not in (1, one):
-        return f"pipeline parallelism {one} against {other}: decode's must be 1 or the same"
+        yield f"pipeline parallelism {one} against {other}: decode's must be 1 or the same"
     if (decode.cp_size or 1) > 1:
-        return f"context parallelism {decode.cp_size} of decode, which must be 1"
-    return ""
+        yield f"context parallelism {decode.cp_size} of decode, which must be 1"

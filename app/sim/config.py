@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 Role = Literal["prefill", "decode", "regular"]
 
@@ -57,6 +58,10 @@ class SimConfig:
     """From a client's leaving to the abort of its request."""
     n_kept_seen: int = 10_000
     """How many requests the counters remember."""
+    keep_alive_s: int = 5
+    """How long a connection may be idle (``SGLANG_TIMEOUT_KEEP_ALIVE``)."""
+    said: Mapping[str, Any] = field(default_factory=dict)
+    """Members of ``/server_info`` that it says otherwise than it is."""
 
     def scaled(self, duration_s: float) -> float:
         """Seconds of wall clock for simulated work."""

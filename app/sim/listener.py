@@ -32,13 +32,26 @@ class Listener:
         app: The application.
         host: Where.
         protocol: Another protocol than a simulated worker's.
+        keep_alive_s: How long a connection may be idle.
     """
 
-    def __init__(self, app: Any, host: str, protocol: type[HttpToolsProtocol] = _Protocol) -> None:
+    def __init__(
+        self,
+        app: Any,
+        host: str,
+        protocol: type[HttpToolsProtocol] = _Protocol,
+        keep_alive_s: int = 5,
+    ) -> None:
         self._host = host
         self._protocol = protocol
         self._config = uvicorn.Config(
-            app, http=protocol, ws="none", lifespan="off", log_config=None, access_log=False
+            app,
+            http=protocol,
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            timeout_keep_alive=keep_alive_s,
         )
         self._config.load()
         self._state = ServerState()

@@ -56,7 +56,7 @@ class SglangSim:
             refuse_connections=self.refuse_connections,
             now_s=now_s,
         )
-        self._listener = Listener(app, self.config.host)
+        self._listener = Listener(app, self.config.host, keep_alive_s=self.config.keep_alive_s)
         self._group = asyncio.TaskGroup()
         self._engine_task: asyncio.Task[None] | None = None
 

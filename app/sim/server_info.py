@@ -98,6 +98,7 @@ def server_info(config: SimConfig, port: int, bootstrap_port: int) -> dict[str, 
         ],
         "version": VERSION,
         "frontend": "python",
+        **config.said,
     }
 
 

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 import grpc
 import grpc.aio
 
-from app.sim.vllm_config import VERSION, VllmConfig
+from app.sim.vllm_config import VllmConfig
 from app.sim.vllm_counters import VllmCounters
 from app.sim.vllm_engine import VllmEngine
 from app.sim.vllm_faults import VllmFaultBook, VllmFaultKind
@@ -124,7 +124,7 @@ class VllmAdmin(VllmEngineServicer):
         await self._faulty("GetLoads", context)
         return pb.GetLoadsResponse(
             timestamp=datetime.now(UTC).isoformat(),
-            version=VERSION,
+            version=self._config.version,
             dp_rank_count=self._config.dp_size,
             loads=[self._load(number) for number in range(self._config.dp_size)],
         )

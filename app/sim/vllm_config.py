@@ -76,6 +76,7 @@ class VllmConfig:
     pairing_protocol: str = ""
     reasoning_parser: str = ""
     tls: ServerTls | None = None
+    version: str = VERSION
     n_kept_seen: int = 10_000
     """How many requests the counters remember."""
 

@@ -16,6 +16,7 @@ from app.clock import Clock
 from app.upstream.failures import removal
 from app.upstream.http1 import Exchange, HeaderLines, Http1Pool, encode_lines
 from app.upstream.http1_transport import Http1Transport
+from app.upstream.keep_alive import KeepAlive, measure_keep_alive
 from app.upstream.sglang_info import role_conflict, worker_info
 from app.workers.probe_rules import ProbeResult
 from app.workers.states import State
@@ -24,6 +25,8 @@ from app.workers.worker import Engine, Role, Worker, WorkerInfo
 ABORT_TIMEOUT_S = 2.0
 """All aborts of one call together."""
 MAX_ABORTS_AT_ONCE = 32
+CALL_FAILURES = (httpx.HTTPError, httpx.InvalidURL, TimeoutError)
+"""What a control call may raise beside ``WorkerRefused``."""
 _ABSENT = frozenset({404, 405, 501})
 
 
@@ -143,21 +146,29 @@ class SglangWorkerClient:
             return ProbeResult(True)
         return ProbeResult(False, f"{self._health_path} answered {response.status_code}.")
 
-    async def register(self) -> WorkerInfo:
-        """Ask what the worker serves.
+    async def info(self) -> WorkerInfo:
+        """Ask what the worker is, whatever role it was given.
 
         ``/v1/models``, ``/server_info`` (else ``/get_server_info``) and ``/model_info`` (else
         ``/get_model_info``), as SMG 1.13 does; what the worker does not have is left out.
 
         Raises:
-            WorkerRefused: It answered an error, something that is not JSON, or its
-                disaggregation mode contradicts its role; with a sentence.
+            WorkerRefused: It answered an error or something that is not JSON; with a sentence.
             httpx.HTTPError: It could not be asked.
         """
         models = await self._first_of("/v1/models")
         server = await self._first_of("/server_info", "/get_server_info")
         model = await self._first_of("/model_info", "/get_model_info")
-        info = worker_info(models, server, model)
+        return worker_info(models, server, model)
+
+    async def register(self) -> WorkerInfo:
+        """Ask what the worker is, and whether it can do what it shall.
+
+        Raises:
+            WorkerRefused: As by ``info``, or its disaggregation mode contradicts its role.
+            httpx.HTTPError: It could not be asked.
+        """
+        info = await self.info()
         spec = self._worker.spec
         conflict = role_conflict(spec.role, info.disaggregation_mode)
         if conflict:
@@ -182,6 +193,18 @@ class SglangWorkerClient:
     async def loads(self) -> dict[str, Any]:
         """Return ``/v1/loads`` with everything the scheduler could use; empty if there is none."""
         return await self._first_of("/v1/loads?include=core,disagg,queues,memory")
+
+    async def keep_alive(self, watch_s: float) -> KeepAlive | None:
+        """Measure how long it keeps an idle connection, see :func:`measure_keep_alive`."""
+        key = self._worker.spec.api_key
+        headers = [] if key is None else [(b"authorization", b"Bearer " + key.encode())]
+        return await measure_keep_alive(
+            self.pool,
+            self._health_path,
+            answer_s=self._control_timeout_s,
+            watch_s=watch_s,
+            headers=headers,
+        )
 
     async def flush_cache(self) -> None:
         """Have the worker empty its prefix cache.

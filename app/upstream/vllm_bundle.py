@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 import grpc.aio
 
@@ -23,7 +23,7 @@ async def read_bundle(
     *,
     timeout_s: float = BUNDLE_TIMEOUT_S,
     max_bytes: int = MAX_BUNDLE_BYTES,
-) -> AsyncIterator[bytes]:
+) -> AsyncGenerator[bytes, None]:
     """Yield a zip file, piece by piece.
 
     The digest is checked at the end: what came is worth nothing until the iteration ended.

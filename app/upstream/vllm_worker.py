@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -187,15 +187,12 @@ class VllmWorker:
             return ProbeResult(False, str(exc))
         return result
 
-    async def register(self) -> WorkerInfo:
-        """Ask what the worker serves: GetModelInfo, GetServerInfo, and GetLoads for the version.
+    async def info(self) -> WorkerInfo:
+        """Ask what the worker is: GetModelInfo, GetServerInfo, and GetLoads for the version.
 
         Raises:
-            WorkerRefused: What it runs as contradicts its role; with a sentence.
             UpstreamError: It could not be asked.
         """
-        self._channel.look()
-        n_losses = self._channel.n_losses
         engine = self._channel.engine
         model = await self._ask(engine.GetModelInfo, pb.GetModelInfoRequest())
         server = await self._ask(engine.GetServerInfo, pb.GetServerInfoRequest())
@@ -203,7 +200,18 @@ class VllmWorker:
             loads = await self._ask(engine.GetLoads, pb.GetLoadsRequest())
         except RpcFailed:
             loads = pb.GetLoadsResponse()
-        info = worker_info(model, server, loads)
+        return worker_info(model, server, loads)
+
+    async def register(self) -> WorkerInfo:
+        """Ask what the worker is, and whether it can do what it shall.
+
+        Raises:
+            WorkerRefused: What it runs as contradicts its role; with a sentence.
+            UpstreamError: It could not be asked.
+        """
+        self._channel.look()
+        n_losses = self._channel.n_losses
+        info = await self.info()
         problem = conflict(self._worker.spec.role, info)
         if problem:
             raise WorkerRefused(f"{self._worker.spec.url} {problem}")
@@ -256,7 +264,7 @@ class VllmWorker:
         if not answer.success:
             raise WorkerRefused(answer.message or "The worker did not flush its cache.")
 
-    def tokenizer_bundle(self) -> AsyncIterator[bytes]:
+    def tokenizer_bundle(self) -> AsyncGenerator[bytes, None]:
         """Yield the zip of the worker's tokenizer files, see :func:`read_bundle`."""
         return read_bundle(self._channel, self._metadata())
 
