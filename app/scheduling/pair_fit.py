@@ -130,6 +130,11 @@ def misfits(prefill: PairFacts, decode: PairFacts) -> Iterator[str]:
         yield from _split_misfits(prefill, decode)
 
 
+def for_clients(reason: str) -> str:
+    """Take a place on a worker's disk out of a reason; everything else may be seen by anyone."""
+    return "model path" if reason.startswith("model path ") else reason
+
+
 def _quoted(label: str) -> str:
     return f"'{label}'" if label else "none"
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from app.scheduling.pair_fit import PAIRING_LABEL, PairFacts, misfit, pair_facts
+from app.scheduling.pair_fit import PAIRING_LABEL, PairFacts, for_clients, misfit, pair_facts
 from app.workers.worker import Role
 
 if TYPE_CHECKING:
@@ -100,8 +100,8 @@ class PairTable:
     def why_none(self, model: str | None = None) -> str:
         """Return why ready workers of a model do not fit, the most frequent reasons first.
 
-        Empty if some fit, or if a role has no ready worker of the model. The text names no
-        address.
+        Empty if some fit, or if a role has no ready worker of the model. The text may be shown
+        to clients: it names no address and no path.
 
         Args:
             model: ``None``: any model.
@@ -164,7 +164,7 @@ class PairTable:
         decodes = self._by_kind(Role.DECODE, model)
         for kind, prefills in self._by_kind(Role.PREFILL, model).items():
             for other, members in decodes.items():
-                reasons[self._misfit(kind, other)] += len(prefills) * len(members)
+                reasons[for_clients(self._misfit(kind, other))] += len(prefills) * len(members)
         reasons.pop("", None)
         return reasons
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import socket
 import time
 from collections.abc import Awaitable, Callable
@@ -122,6 +123,8 @@ async def test_sick_sglang_fleet(ask: Ask, stack: AsyncExitStack) -> None:
         "no_prefix_cache": [prefill.url],
         "keep_alive_close": [decode.url],
     }
+    # Who is not there is not asked anything more.
+    assert [w["faults"] for w in report["workers"]] == [{}] * 5
 
 
 async def test_sick_vllm_pair(ask: Ask, stack: AsyncExitStack) -> None:
@@ -284,6 +287,28 @@ def test_what_cannot_be_done(
     out, err = capsys.readouterr()
     assert out == ""
     assert err.startswith(f"tandem: {sentence}")
+
+
+async def test_commands_of_the_pages(
+    stack: AsyncExitStack, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """README's and the manual's commands, with this test's addresses, find nothing wrong."""
+    prefill, decode = await stack.enter_async_context(sim_pair(enable_cache_report=True))
+    fleet = await stack.enter_async_context(serving([prefill], [decode]))
+    places = {
+        "http://prefill:8000 9001": f"{prefill.url} {prefill.bootstrap_port}",
+        "http://decode:8001": decode.url,
+        "http://localhost:30000": str(fleet.http.base_url),
+        "http://gateway:30000": str(fleet.http.base_url),
+    }
+    root = Path(__file__).parents[2]
+    pages = "".join((root / page).read_text() for page in ("README.md", "docs/operations.md"))
+    commands = re.findall(r"^tandem (doctor .*)$", pages, re.MULTILINE)
+    assert len(commands) == 4
+    for command in commands:
+        here = re.sub("|".join(places), lambda found: places[found[0]], command)
+        assert await asyncio.to_thread(main, [*here.split(), *IDLE]) == 0
+        assert "ERROR" not in capsys.readouterr().out
 
 
 def test_help(capsys: pytest.CaptureFixture[str]) -> None:

@@ -81,6 +81,7 @@ def test_a_dp_worker_with_one_rank_may_balance_as_it_likes() -> None:
         (JsonAnswer(503), "warning", "bootstrap_not_ready"),
         (JsonAnswer(404, {}), "error", "bootstrap_strange"),
         (JsonAnswer(200, None), "error", "bootstrap_strange"),
+        (JsonAnswer(200, {"name": "another server"}), "error", "bootstrap_strange"),
         (JsonAnswer(error="The worker sent nothing."), "error", "bootstrap_strange"),
         (
             JsonAnswer(200, {"attn_tp_size": 8, "prefill_http_port": 8002}),
@@ -182,7 +183,11 @@ def test_load_counters(change: dict[str, Any]) -> None:
         ({"probe": DOWN, "info": None}, [("error", "unreachable")]),
         ({"probe": LATE}, [("error", "not_ready")]),
         (
-            {"probe": LATE, "info": None, "faults": {"info": "late", "server": "late"}},
+            {
+                "probe": LATE,
+                "info": None,
+                "faults": {"info": "late", "server": "later", "time": "x"},
+            },
             [("error", "not_ready"), ("error", "does_not_say_what_it_is")],
         ),
         ({"faults": {"server": "late"}}, [("error", "does_not_say_what_it_is")]),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from app.scheduling.pairing import PairTable, pair_table
 from app.workers.registry import Registry
 from app.workers.states import State
+from app.workers.vllm_facts import VllmFacts
 from app.workers.worker import Role, Worker, WorkerInfo, WorkerSpec
 
 
@@ -51,6 +52,17 @@ def test_reasons_are_counted_and_cut() -> None:
     assert table.why_none("made-up") == ""
     _add(registry, "d1x", 1)
     assert PairTable(registry.snapshot()).why_none() == ""
+
+
+def test_reasons_name_no_path() -> None:
+    """Clients see them: of a path only that it differs."""
+    registry = Registry()
+    for role in (Role.PREFILL, Role.DECODE):
+        facts = VllmFacts(kv_connector="NixlConnector", model_path=f"/home/{role}")
+        worker = registry.add(WorkerSpec(f"grpc://{role}:1", role))
+        registry.set_info(worker, WorkerInfo(model_ids=("m",), vllm=facts))
+        registry.set_state(worker, State.READY)
+    assert PairTable(registry.snapshot()).why_none("m") == "model path"
 
 
 def test_table_is_made_once_for_a_snapshot() -> None:
