@@ -79,15 +79,14 @@ class VllmAdmin(VllmEngineServicer):
         """The model."""
         await self._faulty("GetModelInfo", context)
         config = self._config
-        path = str(config.tokenizer_folder or config.model_id)
         defaults = dict(config.default_sampling)
         return pb.GetModelInfoResponse(
-            model_path=path,
+            model_path=config.model_id,
             is_generation=True,
             max_context_length=config.context_length,
             vocab_size=self._tokenizer.n_vocab,
             served_model_name=config.model_id,
-            tokenizer_path=path,
+            tokenizer_path=str(config.tokenizer_folder or config.model_id),
             model_type="llama",
             architectures=["LlamaForCausalLM"],
             eos_token_ids=[self._tokenizer.eos_id],
