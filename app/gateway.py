@@ -24,6 +24,7 @@ from app.gateway_tls import worker_tls
 from app.policies.base import Policy
 from app.policies.catalog import POLICIES
 from app.scheduling.lost_workers import LostWorkers
+from app.scheduling.pair_watch import PairWatch
 from app.scheduling.scheduler import LocalScheduler, Scheduler
 from app.settings import Settings, SettingsError, flag_name, worker_specs
 from app.upstream.clients import WorkerClients
@@ -73,6 +74,7 @@ def build_gateway(
     """
     tls = worker_tls(settings)
     registry = Registry(now_s=now_s, make_breaker=lambda: _breaker(settings, now_s))
+    PairWatch(registry)
     clients = WorkerClients(
         connect_timeout_s=settings.connect_timeout_secs,
         idle_expiry_s=settings.upstream_pool_idle_timeout_secs,

@@ -83,7 +83,9 @@ async def _read(own: argparse.Namespace, settings: Settings) -> tuple[Reading, .
     n_done = 0
     if not own.quiet:
         # stdout is the report's alone.
-        sys.stderr.write(f"Asking {len(workers)} workers, {premises.worker_s:g} s at most.\n")
+        many = "worker" if len(workers) == 1 else "workers"
+        line = f"Asking {len(workers)} {many}, {premises.worker_s:g} s at most.\n"
+        sys.stderr.write(line)
 
     def progress(reading: Reading) -> None:
         nonlocal n_done

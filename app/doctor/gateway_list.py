@@ -55,7 +55,10 @@ async def list_workers(
         raise SettingsError(
             f"--gateway {url}: GET /workers answered {answer.status} and no list of workers."
         )
-    return [(_spec(row, worker_key), row) for row in rows if _is_known(row)]
+    try:
+        return [(_spec(row, worker_key), row) for row in rows if _is_known(row)]
+    except ValueError as exc:
+        raise SettingsError(f"--gateway {url}: {exc}") from None
 
 
 def _bearer(key: str) -> bytes:

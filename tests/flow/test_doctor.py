@@ -39,7 +39,7 @@ def ask(capsys: pytest.CaptureFixture[str]) -> Ask:
         report: Report = json.loads(out)
         assert report["exit_code"] == code
         n_workers = len(report["workers"])
-        assert err.startswith(f"Asking {n_workers} workers, ")
+        assert re.match(rf"Asking {n_workers} workers?, [\d.]+ s at most\.\n", err)
         assert len(err.splitlines()) == n_workers + 1
         return report
 
@@ -240,6 +240,17 @@ async def test_running_gateway(ask: Ask, stack: AsyncExitStack) -> None:
         "settings_are_of_here": [],
     }
     fleet.gateway.registry.set_state(live, State.READY)
+
+
+async def test_gateway_that_is_none(stack: AsyncExitStack) -> None:
+    """What answers is a worker, or lists what is no worker."""
+    prefill, _ = await stack.enter_async_context(sim_pair())
+    with pytest.raises(SettingsError, match="GET /workers answered 404 and no list of workers"):
+        await asyncio.to_thread(_refused, ["--gateway", prefill.url])
+    odd = {"workers": ["x", {"url": 5}, {"url": "nothing", "worker_type": "decode"}]}
+    prefill.faults.refuse(200, json.dumps(odd), route="/workers")
+    with pytest.raises(SettingsError, match=r"--gateway .*: The worker URL 'nothing' must start"):
+        await asyncio.to_thread(_refused, ["--gateway", prefill.url])
 
 
 async def test_gateway_with_a_key(ask: Ask, stack: AsyncExitStack, tmp_path: Path) -> None:
