@@ -18,12 +18,17 @@ from app.dispatch.model_texts import ModelTexts, TextSettings
 from app.dispatch.pd_router import PDRouter
 from app.dispatch.sglang import LegTools
 from app.dispatch.token_leg import TokenTools
+from app.observability.log import get_logger
 from app.policies.base import Policy
 from app.policies.catalog import POLICIES
+from app.scheduling.load_watch import LoadWatch
+from app.scheduling.queue_scheduler import QueueLimits, QueueScheduler
 from app.scheduling.scheduler import LocalScheduler, Scheduler
 from app.settings import Settings, SettingsError, flag_name, worker_specs
 from app.upstream.clients import WorkerClients
 from app.upstream.grpc_tls import GrpcTls
+from app.upstream.loads import load_rows
+from app.upstream.sglang_worker import WorkerRefused
 from app.workers.breaker import Breaker
 from app.workers.drain import Drain
 from app.workers.health import HealthLoop
@@ -47,6 +52,7 @@ class Gateway:
     health: HealthLoop
     drain: Drain
     scheduler: Scheduler
+    load_watch: LoadWatch | None
     reaper: LegReaper
     router: PDRouter
     texts: ModelTexts
@@ -89,12 +95,7 @@ def build_gateway(
         now_s=now_s,
         is_disabled=settings.disable_health_check,
     )
-    scheduler = LocalScheduler(
-        registry,
-        prefill_policy=_policy(settings.prefill_policy_name, settings),
-        decode_policy=_policy(settings.decode_policy_name, settings),
-        now_s=now_s,
-    )
+    scheduler, load_watch = _scheduler(settings, registry, clients, now_s)
     reaper = LegReaper(clients)
     tools = LegTools(
         clients=clients,
@@ -136,11 +137,46 @@ def build_gateway(
         health=health,
         drain=drain,
         scheduler=scheduler,
+        load_watch=load_watch,
         reaper=reaper,
         router=router,
         texts=texts,
         handoffs=counts,
     )
+
+
+def _scheduler(
+    settings: Settings, registry: Registry, clients: WorkerClients, now_s: Clock
+) -> tuple[Scheduler, LoadWatch | None]:
+    early = LocalScheduler(
+        registry,
+        prefill_policy=_policy(settings.prefill_policy_name, settings),
+        decode_policy=_policy(settings.decode_policy_name, settings),
+        now_s=now_s,
+    )
+    if settings.prefill_queue == "off":
+        return early, None
+    log = get_logger("scheduling")
+    limits = QueueLimits(
+        settings.prefill_queue_size,
+        settings.prefill_queue_timeout_secs,
+        settings.prefix_index_mib * 1024 * 1024,
+        settings.prefill_poll_ms / 1000,
+    )
+    queue = QueueScheduler(early, registry, now_s, limits)
+    watch = LoadWatch(
+        registry,
+        read=lambda worker: load_rows(clients, worker),
+        take=queue.take,
+        n_waiting=lambda: queue.n_waiting,
+        now_s=now_s,
+        interval_s=settings.prefill_poll_ms / 1000,
+        on_trouble=lambda worker, reason: log.warning(
+            "prefill is fed without its load", worker=worker.spec.url, reason=reason
+        ),
+        errors=(WorkerRefused,),
+    )
+    return queue, watch
 
 
 def _texts(settings: Settings, registry: Registry, clients: WorkerClients) -> ModelTexts:

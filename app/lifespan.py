@@ -26,6 +26,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     async with AsyncExitStack() as stack:
         stack.push_async_callback(gateway.clients.aclose)
         stack.callback(gateway.texts.close)
+        stack.callback(gateway.scheduler.close)
         loops = await stack.enter_async_context(asyncio.TaskGroup())
         for spec in worker_specs(gateway.settings):
             gateway.registry.add(spec)
@@ -34,6 +35,9 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
             loops.create_task(_keep_running("health loop", gateway.health.run, log)),
             loops.create_task(_keep_running("drain", gateway.drain.run, log)),
         ]
+        if gateway.load_watch is not None:
+            watching = _keep_running("load watch", gateway.load_watch.run, log)
+            others.append(loops.create_task(watching))
         log.info("gateway started", workers=len(gateway.registry.workers()))
         try:
             yield

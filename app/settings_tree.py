@@ -12,6 +12,7 @@ from typing import Annotated, Any, Self
 from pydantic import BeforeValidator, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
+from app.settings_scheduling import SchedulingSettings
 from app.settings_tokens import TokenSettings
 from app.settings_values import (
     Knob,
@@ -35,7 +36,7 @@ _Policy = Annotated[str, BeforeValidator(read_policy)]
 _Urls = Annotated[tuple[str, ...], BeforeValidator(read_urls)]
 
 
-class Settings(TokenSettings):
+class Settings(SchedulingSettings, TokenSettings):
     """What the operator can choose.
 
     ``Settings(...)`` in code takes nothing from outside; ``load`` reads all sources.
