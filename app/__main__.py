@@ -1,4 +1,4 @@
-"""``python -m app [flags]`` and ``tandem [flags]``; ``demo`` as first word starts the demo."""
+"""``python -m app [flags]`` and ``tandem [flags]``; ``demo`` and ``replay`` are commands."""
 
 from __future__ import annotations
 
@@ -29,6 +29,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             from app.demo import main as demo  # noqa: PLC0415
 
             return demo(words[1:])
+        if words[:1] == ["replay"]:
+            from app.twin.replay import main as replay  # noqa: PLC0415
+
+            return replay(words[1:])
         settings = cli.load(words)
         # Imported here, so that --help and refusals are quick.
         from app.server import serve  # noqa: PLC0415

@@ -134,6 +134,15 @@ class Feeder:
                 break
             yield self._feed(*chosen, now_s)
 
+    def n_starved(self, now_s: float, usable: NDArray[np.bool_]) -> int:
+        """Ranks without work, and not hungry, that a waiting request would go to."""
+        if not len(self.queue):
+            return 0
+        wait_s, rate, is_hungry = self._state(now_s, usable)
+        best = (self.queue.uncached / rate * WORK_WEIGHT + wait_s).argmin(axis=1)
+        wanted = {int(place) for place in best}
+        return sum(not wait_s[place] and not is_hungry[place] for place in wanted)
+
     def _choose(self, now_s: float, usable: NDArray[np.bool_]) -> tuple[Waiting, int, float] | None:
         """The request that goes next, its place, and the wait there."""
         wait_s, rate, is_hungry = self._state(now_s, usable)

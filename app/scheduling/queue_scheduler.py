@@ -101,6 +101,10 @@ class QueueScheduler:
         """Requests in the queue."""
         return len(self._feeder.queue)
 
+    def n_starved(self) -> int:
+        """Ranks that have started all they were sent while their window keeps a request back."""
+        return self._feeder.n_starved(self._now_s(), self._places.usable(self._now_s()))
+
     async def ask(self, ask: Ask) -> Grant:
         """Wait for a pair and take its leases.
 

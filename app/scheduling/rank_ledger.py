@@ -66,7 +66,7 @@ class RankLedger:
         self._credit_tokens = 0.0
         self._unfinished: dict[Sent, None] = {}
         self._unfinished_tokens = 0.0
-        self._leads_s: deque[float] = deque(maxlen=_LEAD_SAMPLES)
+        self._ends: deque[tuple[float, float]] = deque(maxlen=_LEAD_SAMPLES)
         self._backlog_tokens = 0.0
         self._backlog_s = 0.0
         self._has_counters = False
@@ -74,8 +74,14 @@ class RankLedger:
         self._own_tokens = 0.0
 
     def is_fresh(self, now_s: float) -> bool:
-        """Whether the last snapshot still says something."""
-        return self._snapshot is not None and now_s - self._snapshot.asked_s <= self._stale_s
+        """Whether the last snapshot still says something.
+
+        A rank that had nothing of ours was not asked; its word counts from when it got something.
+        """
+        if self._snapshot is None:
+            return False
+        since_s = max(self._snapshot.asked_s, self._worked_since_s) if self._unfinished else now_s
+        return now_s - since_s <= self._stale_s
 
     @property
     def window_tokens(self) -> float:
@@ -128,9 +134,10 @@ class RankLedger:
         del self._unfinished[sent]
         self._unfinished_tokens = max(0.0, self._unfinished_tokens - sent.n_tokens)
         if is_ok:
-            own_s = sent.n_tokens / self.rate_tokens_per_s
-            self._leads_s.append(max(0.0, now_s - sent.sent_s - own_s))
-            self.lead_s = min(_MAX_LEAD_S, max(_MIN_LEAD_S, min(self._leads_s)))
+            self._ends.append((now_s - sent.sent_s, sent.n_tokens))
+            rate = self.rate_tokens_per_s
+            lead_s = min(elapsed_s - n_tokens / rate for elapsed_s, n_tokens in self._ends)
+            self.lead_s = min(_MAX_LEAD_S, max(_MIN_LEAD_S, lead_s))
             self._own_tokens += sent.n_tokens
         if not self._has_counters:
             self._learn_rate_by_clock(now_s)
