@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import selectors
+from collections.abc import Callable
+from contextvars import Context
 from typing import Any
 
 _TIEBREAK_S = 1e-10
@@ -45,8 +47,12 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         """Virtual seconds since the loop was made."""
         return self._jumping.now_s
 
-    def call_at(
-        self, when: float, callback: Any, *args: Any, context: Any = None
+    def call_at(  # type: ignore[override]
+        self,
+        when: float,
+        callback: Callable[..., object],
+        *args: Any,
+        context: Context | None = None,
     ) -> asyncio.TimerHandle:
         """Sets a timer; of two that are due together the one set first rings first.
 
@@ -54,6 +60,5 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         loop's own order of equal times is arbitrary.
         """
         self._n_timers += 1
-        return super().call_at(
-            when + self._n_timers * _TIEBREAK_S, callback, *args, context=context
-        )
+        when += self._n_timers * _TIEBREAK_S
+        return super().call_at(when, callback, *args, context=context)
