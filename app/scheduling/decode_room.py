@@ -22,25 +22,54 @@ def n_kv_tokens(facts: RequestFacts) -> int:
 
 
 class DecodeRoom:
-    """This gateway's own account of what its requests hold on each decode worker."""
+    """This gateway's own account of what its requests hold on each decode worker.
+
+    A request that fits nowhere claims a worker, which then gets nothing else until the request
+    fits there: without that shorter ones would take the room as it comes free. One claim at a
+    time, so the other workers go on.
+    """
 
     def __init__(self) -> None:
         self._held: dict[str, int] = {}
+        self._claimant: object | None = None
+        self._claimed: Worker | None = None
 
-    def with_room(self, workers: Sequence[Worker], n_tokens: int) -> list[Worker]:
+    def with_room(
+        self, workers: Sequence[Worker], n_tokens: int, asker: object = None
+    ) -> list[Worker]:
         """The workers that can hold so many tokens more.
 
         A worker that does not tell its size has room, and so has an idle one: what does not fit
         there fits nowhere, and the engine's own refusal says so.
+
+        Args:
+            workers: Those to choose among.
+            n_tokens: What the request needs.
+            asker: The request; one that has claimed a worker may have it.
         """
         held = self._held
+        claimed = None if asker is not None and asker is self._claimant else self._claimed
         return [
             worker
             for worker in workers
-            if not (n_most := worker.info.max_total_tokens)
-            or not (n_held := held.get(worker.id, 0))
-            or n_held + n_tokens <= n_most * max(1, worker.info.dp_size)
+            if worker is not claimed
+            and (
+                not (n_most := worker.info.max_total_tokens)
+                or not (n_held := held.get(worker.id, 0))
+                or n_held + n_tokens <= n_most * max(1, worker.info.dp_size)
+            )
         ]
+
+    def claim(self, asker: object, workers: Sequence[Worker]) -> None:
+        """Keeps the emptiest of these workers for a request, unless another has a claim."""
+        if self._claimant is None:
+            self._claimant = asker
+            self._claimed = min(workers, key=lambda worker: self._held.get(worker.id, 0))
+
+    def drop_claim(self, asker: object) -> None:
+        """The request has its room, or no longer wants it."""
+        if self._claimant is asker:
+            self._claimant = self._claimed = None
 
     def hold(self, worker: Worker, n_tokens: int) -> None:
         """Counts a request in."""

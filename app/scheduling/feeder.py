@@ -12,7 +12,7 @@ from app.scheduling.rank_ledger import RankLedger, Sent
 from app.scheduling.wait_queue import Waiting, WaitQueue
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Collection, Iterator
 
     from numpy.typing import NDArray
 
@@ -26,6 +26,7 @@ AGEING = 0.3
 _REFRESH_S = 0.25
 """Rows of the queue are worked out anew after this long: others may have brought the prefix."""
 _MAX_REFRESHES = 32
+_MAX_PASSED_OVER = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,23 +117,24 @@ class Feeder:
     ) -> Iterator[Fed]:
         """Feeds what can be fed, one at a time: the caller counts each before the next is chosen.
 
-        One that decode has no room for holds back all behind it: shorter ones would take the
-        room as it comes free, and it would never go.
-
         Args:
             now_s: The time.
             usable: By place, whether a rank takes requests at all now.
-            has_room: Whether decode can hold the request.
+            has_room: Whether decode can hold the request; one that it cannot is passed over.
 
         Yields:
             What goes where, in this order.
         """
         self._refresh(now_s)
-        while len(self.queue):
-            chosen = self._choose(now_s, usable)
-            if chosen is None or not has_room(chosen[0]):
+        passed_over: set[Waiting] = set()
+        while len(self.queue) and len(passed_over) < _MAX_PASSED_OVER:
+            chosen = self._choose(now_s, usable, passed_over)
+            if chosen is None:
                 break
-            yield self._feed(*chosen, now_s)
+            if has_room(chosen[0]):
+                yield self._feed(*chosen, now_s)
+            else:
+                passed_over.add(chosen[0])
 
     def n_starved(self, now_s: float, usable: NDArray[np.bool_]) -> int:
         """Ranks without work, and not hungry, that a waiting request would go to."""
@@ -143,7 +145,9 @@ class Feeder:
         wanted = {int(place) for place in best}
         return sum(not wait_s[place] and not is_hungry[place] for place in wanted)
 
-    def _choose(self, now_s: float, usable: NDArray[np.bool_]) -> tuple[Waiting, int, float] | None:
+    def _choose(
+        self, now_s: float, usable: NDArray[np.bool_], passed_over: Collection[Waiting]
+    ) -> tuple[Waiting, int, float] | None:
         """The request that goes next, its place, and the wait there."""
         wait_s, rate, is_hungry = self._state(now_s, usable)
         if not is_hungry.any():
@@ -154,6 +158,8 @@ class Feeder:
         rows = np.arange(len(best))
         # A place that may not take it costs infinitely much.
         goes = is_hungry[best] & np.isfinite(cost[rows, best])
+        if passed_over:
+            goes[[waiting.row for waiting in passed_over]] = False
         if not goes.any():
             return None
         order = work_s[rows, best] - AGEING * (now_s - self.queue.arrived_s)

@@ -143,14 +143,14 @@ class QueueScheduler:
         except TimeoutError:
             if answer.done():
                 return answer.result()
-            self._feeder.remove(waiting)
+            self._leave(waiting)
             raise CapacityError(
                 f"The request waited {self._limits.deadline_s:g} s for a prefill worker.",
                 code="queue_deadline",
                 retry_after_s=1,
             ) from None
         except asyncio.CancelledError:
-            self._feeder.remove(waiting)
+            self._leave(waiting)
             if answer.done() and not answer.cancelled() and answer.exception() is None:
                 # Granted and cancelled in the same breath: nobody else would give it back.
                 self.done(answer.result(), Outcome.CANCELLED)
@@ -193,6 +193,10 @@ class QueueScheduler:
             self._tick.cancel()
             self._tick = None
 
+    def _leave(self, waiting: Waiting) -> None:
+        self._feeder.remove(waiting)
+        self._room.drop_claim(waiting.tag)
+
     def _pump(self) -> None:
         now_s = self._now_s()
         if len(self._feeder.queue):
@@ -209,14 +213,17 @@ class QueueScheduler:
 
     def _has_room(self, waiting: Waiting) -> bool:
         """Whether decode can hold the request: prefill must not start what nobody can take."""
-        ask = waiting.tag.ask
-        n_tokens = n_kv_tokens(ask.facts)
+        wish: _Wish = waiting.tag
+        n_tokens = n_kv_tokens(wish.ask.facts)
         try:
-            groups = self._early.usable_groups(ask)
+            groups = self._early.usable_groups(wish.ask)
         except GatewayError:
             # Let it through: being granted, it finds out what is wrong.
             return True
-        return any(self._room.with_room(decodes, n_tokens) for _, decodes in groups)
+        if any(self._room.with_room(decodes, n_tokens, wish) for _, decodes in groups):
+            return True
+        self._room.claim(wish, [worker for _, decodes in groups for worker in decodes])
+        return False
 
     def _grant(self, fed: Fed) -> None:
         """Answers the request that was fed; one that cannot go any more is told why."""
@@ -232,9 +239,11 @@ class QueueScheduler:
                 )
         except GatewayError as error:
             self._feeder.finish(fed, self._now_s(), is_ok=False)
+            self._room.drop_claim(wish)
             wish.answer.set_exception(error)
             return
-        with_room = self._room.with_room(decodes, n_tokens)
+        with_room = self._room.with_room(decodes, n_tokens, wish)
+        self._room.drop_claim(wish)
         grant = self._early.grant(wish.ask, prefill, rank, with_room or decodes)
         decode = grant.pair.decode
         self._room.hold(decode, n_tokens)
@@ -256,7 +265,7 @@ class QueueScheduler:
             try:
                 groups = self._early.usable_groups(wish.ask)
             except GatewayError as error:
-                self._feeder.remove(waiting)
+                self._leave(waiting)
                 wish.answer.set_exception(error)
                 continue
             places = self._places.mask(worker for prefills, _ in groups for worker in prefills)
