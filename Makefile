@@ -7,7 +7,7 @@ ENGINE ?= sglang
 CONNECTOR ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install run demo test lint fmt types imports check bench soak-streams test-engines \
+.PHONY: help install run demo test lint fmt types imports check bench soak-streams bench-overload test-engines \
         pages protos clean
 
 help: ## Show this list
@@ -52,6 +52,9 @@ bench: $(INSTALLED) ## CPU, latency and memory; SMG=python of smg's environment 
 
 soak-streams: $(INSTALLED) ## 500 streams of 20 events/s for a minute
 	$(BIN)/python tests/bench/streams.py $(ARGS)
+
+bench-overload: $(INSTALLED) ## A step of five times the load: goodput, refusals, probes; ARGS="--step-s 20"
+	$(BIN)/python tests/bench/overload.py $(ARGS)
 
 test-engines: $(INSTALLED) ## End-to-end tests on real SGLang and vLLM workers, see docs/testing.md
 	tests/engines/run.sh $(ARGS)

@@ -12,7 +12,7 @@ import difflib
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, get_args
+from typing import Any, NoReturn, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
@@ -90,13 +90,17 @@ def _add_flag(group: Any, field: str, info: FieldInfo) -> None:
     names = (flag_name(field), *knob.aliases)
     more: dict[str, Any] = {"dest": field, "help": _help_line(field)}
     if info.annotation is bool:
-        group.add_argument(*names, action=argparse.BooleanOptionalAction, **more)
+        # Each name comes with its --no- form, so further ones would make a line too long to read.
+        group.add_argument(names[0], action=argparse.BooleanOptionalAction, **more)
+        if knob.aliases:
+            more["help"] = argparse.SUPPRESS
+            group.add_argument(*knob.aliases, action=argparse.BooleanOptionalAction, **more)
     elif field == "prefill":
         group.add_argument(*names, action="append", nargs="+", metavar="URL [PORT|none]", **more)
     elif field == "decode":
         group.add_argument(*names, action="append", metavar="URL", **more)
-    elif field == "worker_urls":
-        group.add_argument(*names, action="extend", nargs="*", metavar="URL", **more)
+    elif get_origin(info.annotation) is tuple:
+        group.add_argument(*names, action="extend", nargs="*", metavar=knob.metavar, **more)
     else:
         group.add_argument(*names, metavar=_metavar(field, info), **more)
 

@@ -5,15 +5,17 @@
     GatewayError
       RequestError          the client's fault
         InvalidRequest      400   UnknownModel 404   BodyTooLarge 413   BadKey 401
+        KeyNotAllowed       403   RateLimited  429
         NotOffered          501   UnknownRoute 404   MethodNotAllowed 405
         WorkerNotFound      404   WorkerExists 409
       CapacityError         the fleet is short of room
-        NoPairAvailable     503   ShuttingDown 503
+        NoPairAvailable     503   ShuttingDown 503   GatewayFull 503
       WorkerError           a worker's fault; carries the leg
         LegUnreachable      502   nothing reached the engine
         LegRejected         the worker's own status
         LegTimedOut         504
         LegBroken           502   cut, reset, not JSON, no [DONE], finish_reason abort
+        LegEnded            503   the operator removed the worker
       InternalError         500   a defect of the gateway
 
 ``ClientGone`` is control flow and never shown to anyone.
@@ -58,6 +60,8 @@ class GatewayError(Exception):
         self.param = param
         self.retry_after_s = retry_after_s
         self.leg: Leg | None = None
+        self.n_attempts = 0
+        """Pairs that were tried; 0 if none was."""
 
 
 class InternalError(GatewayError):
@@ -95,6 +99,21 @@ class BadKey(RequestError):
 
     status = 401
     code = "invalid_api_key"
+
+
+class KeyNotAllowed(RequestError):
+    """One of our keys, but not for this route."""
+
+    status = 403
+    code = "key_not_allowed"
+
+
+class RateLimited(RequestError):
+    """More requests a second than allowed."""
+
+    status = 429
+    code = "rate_limit_exceeded"
+    type = "rate_limit_error"
 
 
 class NotOffered(RequestError):
@@ -145,6 +164,12 @@ class NoPairAvailable(CapacityError):
     code = "no_available_pair"
 
 
+class GatewayFull(CapacityError):
+    """The gateway itself has no room for one more request."""
+
+    code = "gateway_full"
+
+
 class ShuttingDown(CapacityError):
     """The gateway is going away."""
 
@@ -190,6 +215,12 @@ class WorkerError(GatewayError):
         if status is not None:
             self.status = status
 
+    def with_detail(self) -> str:
+        """The message with what else only the log says."""
+        if not self.detail or self.detail in self.message:
+            return self.message
+        return f"{self.message} ({self.detail})"
+
 
 class LegUnreachable(WorkerError):
     """The worker could not be connected to; nothing was sent."""
@@ -214,6 +245,13 @@ class LegBroken(WorkerError):
     """The answer was cut, was not what it claimed to be, or was aborted."""
 
     code = "worker_broken"
+
+
+class LegEnded(WorkerError):
+    """The gateway ended the leg itself: its worker was removed and did not finish in time."""
+
+    status = 503
+    code = "worker_removed"
 
 
 class ClientGone(Exception):

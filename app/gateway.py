@@ -2,43 +2,37 @@
 
 from __future__ import annotations
 
-import ssl
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 
-from app.api.parts import Life
+from app.api.parts import Clocks, Life
 from app.clock import Clock
 from app.dispatch.abort import LegReaper
 from app.dispatch.blame import Blame
 from app.dispatch.handoff_counts import HandoffCounts
 from app.dispatch.kv_transfer import MissingHandoff
+from app.dispatch.leg_tools import LegTools
+from app.dispatch.limits import LegLimits
 from app.dispatch.model_texts import ModelTexts, TextSettings
 from app.dispatch.pd_router import PDRouter
-from app.dispatch.sglang import LegTools
+from app.dispatch.retry import RetryRules
+from app.dispatch.retry_budget import RetryBudget
 from app.dispatch.token_leg import TokenTools
-from app.observability.log import get_logger
-from app.policies.base import Policy
-from app.policies.catalog import POLICIES
+from app.entrance import Entrance, build_entrance
+from app.gateway_scheduling import build_scheduler
+from app.gateway_tls import worker_tls
 from app.scheduling.load_watch import LoadWatch
-from app.scheduling.queue_scheduler import QueueLimits, QueueScheduler
-from app.scheduling.scheduler import LocalScheduler, Scheduler
+from app.scheduling.lost_workers import LostWorkers
+from app.scheduling.scheduler import Scheduler
 from app.settings import Settings, SettingsError, flag_name, worker_specs
 from app.upstream.clients import WorkerClients
-from app.upstream.grpc_tls import GrpcTls
-from app.upstream.loads import load_rows
-from app.upstream.sglang_worker import WorkerRefused
 from app.workers.breaker import Breaker
+from app.workers.checks import Checks
 from app.workers.drain import Drain
 from app.workers.health import HealthLoop
+from app.workers.probe_rules import ProbeRules
 from app.workers.registry import Registry
-
-RETRY_DEADLINE_S = 30.0
-"""No further attempt at a request starts after this long: its client has waited enough."""
-
-DRAIN_LIMIT_S = 600.0
-"""As SMG 1.13: a removed worker's requests may go on for this long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +40,7 @@ class Gateway:
     """Everything that lives as long as the application."""
 
     settings: Settings
+    clocks: Clocks
     life: Life
     registry: Registry
     clients: WorkerClients
@@ -57,6 +52,7 @@ class Gateway:
     router: PDRouter
     texts: ModelTexts
     handoffs: HandoffCounts
+    entrance: Entrance
 
 
 def build_gateway(
@@ -72,39 +68,33 @@ def build_gateway(
         unix_s: The time of day.
 
     Raises:
-        SettingsError: A certificate or the tokenizer cannot be read.
+        SettingsError: A certificate, the key file or the tokenizer cannot be read.
     """
+    tls = worker_tls(settings)
     registry = Registry(now_s=now_s, make_breaker=lambda: _breaker(settings, now_s))
     clients = WorkerClients(
         connect_timeout_s=settings.connect_timeout_secs,
         idle_expiry_s=settings.upstream_pool_idle_timeout_secs,
         health_path=settings.health_check_endpoint,
         control_timeout_s=settings.health_check_timeout_secs,
-        grpc_tls=_grpc_tls(settings),
+        ssl_context=tls.http,
+        grpc_tls=tls.grpc,
         on_info=registry.set_info,
         now_s=now_s,
     )
-    health = HealthLoop(
-        registry,
-        probe=lambda worker: clients.control(worker).probe(),
-        register=lambda worker: clients.control(worker).register(),
-        interval_s=settings.health_check_interval_secs,
-        timeout_s=settings.health_check_timeout_secs,
-        failure_threshold=settings.health_failure_threshold,
-        success_threshold=settings.health_success_threshold,
-        now_s=now_s,
-        is_disabled=settings.disable_health_check,
-    )
-    scheduler, load_watch = _scheduler(settings, registry, clients, now_s)
+    drain = Drain(registry, clients, limit_s=settings.drain_timeout_secs, now_s=now_s)
+    health = _health(settings, registry, clients, drain, now_s)
+    scheduler, load_watch = build_scheduler(settings, registry, clients, now_s)
     reaper = LegReaper(clients)
+    limits = _limits(settings)
     tools = LegTools(
         clients=clients,
         scheduler=scheduler,
         reaper=reaper,
         hold_decode_s=settings.hold_decode_ms / 1000,
-        silence_timeout_s=settings.request_timeout_secs,
+        limits=limits,
     )
-    blame = Blame(clients, health, now_s)
+    blame = Blame(clients, health, now_s, exposes_addresses=settings.expose_worker_addresses)
     counts = HandoffCounts()
     texts = _texts(settings, registry, clients)
     token_tools = TokenTools(
@@ -115,7 +105,7 @@ def build_gateway(
         counts=counts,
         missing_handoff=MissingHandoff(settings.missing_handoff),
         lease_s=settings.kv_lease_secs,
-        silence_timeout_s=settings.request_timeout_secs,
+        limits=limits,
         now_s=now_s,
     )
     router = PDRouter(
@@ -123,14 +113,17 @@ def build_gateway(
         token_tools=token_tools,
         texts=texts,
         blame=blame,
-        max_attempts=settings.max_attempts,
-        retry_deadline_s=RETRY_DEADLINE_S,
+        rules=_retry_rules(settings),
+        budget=RetryBudget(
+            settings.retry_budget_percent / 100, settings.retry_budget_min_tokens, now_s
+        ),
+        total_s=settings.total_timeout_secs,
         now_s=now_s,
         unix_s=unix_s,
     )
-    drain = Drain(registry, close=clients.drop, limit_s=DRAIN_LIMIT_S, now_s=now_s)
     return Gateway(
         settings=settings,
+        clocks=Clocks(now_s, unix_s),
         life=Life(),
         registry=registry,
         clients=clients,
@@ -142,41 +135,36 @@ def build_gateway(
         router=router,
         texts=texts,
         handoffs=counts,
+        entrance=build_entrance(settings, now_s),
     )
 
 
-def _scheduler(
-    settings: Settings, registry: Registry, clients: WorkerClients, now_s: Clock
-) -> tuple[Scheduler, LoadWatch | None]:
-    early = LocalScheduler(
+def _health(
+    settings: Settings, registry: Registry, clients: WorkerClients, drain: Drain, now_s: Clock
+) -> HealthLoop:
+    checks = Checks(
         registry,
-        prefill_policy=_policy(settings.prefill_policy_name, settings),
-        decode_policy=_policy(settings.decode_policy_name, settings),
+        probe=lambda worker: clients.control(worker).probe(),
+        register=lambda worker: clients.control(worker).register(),
+        has_heard=clients.take_heard,
         now_s=now_s,
     )
-    if settings.prefill_queue == "off":
-        return early, None
-    log = get_logger("scheduling")
-    limits = QueueLimits(
-        settings.prefill_queue_size,
-        settings.prefill_queue_timeout_secs,
-        settings.prefix_index_mib * 1024 * 1024,
-        settings.prefill_poll_ms / 1000,
+    rules = ProbeRules(
+        interval_s=settings.health_check_interval_secs,
+        timeout_s=settings.health_check_timeout_secs,
+        failure_threshold=settings.health_failure_threshold,
+        success_threshold=settings.health_success_threshold,
+        is_disabled=settings.disable_health_check,
     )
-    queue = QueueScheduler(early, registry, now_s, limits)
-    watch = LoadWatch(
+    lost = LostWorkers(registry, drain, settings.remove_unhealthy_after_secs, now_s)
+    return HealthLoop(
         registry,
-        read=lambda worker: load_rows(clients, worker),
-        take=queue.take,
-        n_waiting=lambda: queue.n_waiting,
+        checks,
+        rules,
+        join_limit_s=settings.worker_startup_timeout_secs,
+        on_failure=lost.look if settings.remove_unhealthy_workers else None,
         now_s=now_s,
-        interval_s=settings.prefill_poll_ms / 1000,
-        on_trouble=lambda worker, reason: log.warning(
-            "prefill is fed without its load", worker=worker.spec.url, reason=reason
-        ),
-        errors=(WorkerRefused,),
     )
-    return queue, watch
 
 
 def _texts(settings: Settings, registry: Registry, clients: WorkerClients) -> ModelTexts:
@@ -186,6 +174,7 @@ def _texts(settings: Settings, registry: Registry, clients: WorkerClients) -> Mo
         settings.chat_template,
         settings.tool_call_parser,
         settings.reasoning_parser,
+        settings.trust_request_chat_template,
     )
     texts = ModelTexts(registry, clients, asked)
     urls = [spec.url for spec in worker_specs(settings)]
@@ -200,43 +189,25 @@ def _texts(settings: Settings, registry: Registry, clients: WorkerClients) -> Mo
     return texts
 
 
-def _grpc_tls(settings: Settings) -> GrpcTls:
-    certificate, key = settings.client_cert_path, settings.client_key_path
-    ca = _read("ca_cert_path", settings.ca_cert_path)
-    parts = (_read("client_cert_path", certificate), _read("client_key_path", key))
-    # gRPC takes anything here and then never gets a connection.
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    try:
-        if ca is not None:
-            context.load_verify_locations(cadata=ca.decode("ascii", "replace"))
-    except ssl.SSLError:
-        raise SettingsError(
-            f"{flag_name('ca_cert_path')} {settings.ca_cert_path}: no certificates in PEM form."
-        ) from None
-    try:
-        if certificate is not None:
-            # A password is never asked for on the terminal: gRPC takes no encrypted keys.
-            context.load_cert_chain(certificate, key, password="")
-    except ssl.SSLError:
-        raise SettingsError(
-            f"{flag_name('client_cert_path')} {certificate}: the certificate and the key {key} "
-            "are not in PEM form, do not fit each other, or the key is encrypted."
-        ) from None
-    return GrpcTls(ca, *parts)
+def _limits(settings: Settings) -> LegLimits:
+    whole_s = settings.request_timeout_secs
+    return LegLimits(
+        prefill_s=settings.prefill_timeout_secs or whole_s,
+        first_token_s=settings.first_token_timeout_secs or whole_s,
+        gap_s=settings.token_gap_timeout_secs or whole_s,
+        whole_s=whole_s,
+    )
 
 
-def _read(field: str, path: str | None) -> bytes | None:
-    try:
-        return None if path is None else Path(path).read_bytes()
-    except OSError as error:
-        raise SettingsError(f"{flag_name(field)} {path}: {error.strerror}.") from None
-
-
-def _policy(name: str, settings: Settings) -> Policy:
-    return POLICIES[name](
-        cache_threshold=settings.cache_threshold,
-        balance_abs_threshold=settings.balance_abs_threshold,
-        balance_rel_threshold=settings.balance_rel_threshold,
+def _retry_rules(settings: Settings) -> RetryRules:
+    return RetryRules(
+        max_attempts=settings.max_attempts,
+        deadline_s=settings.retry_deadline_secs,
+        is_after_5xx=settings.retry_on_5xx,
+        initial_backoff_s=settings.retry_initial_backoff_ms / 1000,
+        max_backoff_s=settings.retry_max_backoff_ms / 1000,
+        backoff_multiplier=settings.retry_backoff_multiplier,
+        jitter=settings.retry_jitter_factor,
     )
 
 
@@ -247,5 +218,6 @@ def _breaker(settings: Settings, now_s: Clock) -> Breaker:
         settings.cb_success_threshold,
         settings.cb_timeout_duration_secs,
         settings.cb_window_duration_secs,
+        settings.cb_failure_share,
         is_disabled=settings.disable_circuit_breaker,
     )

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import signal
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from fastapi import FastAPI
 from structlog.typing import FilteringBoundLogger
 
+from app.entrance import log_entrance
 from app.gateway import Gateway
+from app.middleware.key_file import KeyFile
 from app.observability.log import get_logger
 from app.settings import worker_specs
 
@@ -38,6 +42,10 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         if gateway.load_watch is not None:
             watching = _keep_running("load watch", gateway.load_watch.run, log)
             others.append(loops.create_task(watching))
+        if gateway.entrance.key_file is not None:
+            _wake_on_hangup(gateway.entrance.key_file, stack)
+            others.append(loops.create_task(_follow(gateway.entrance.key_file)))
+        log_entrance(gateway.settings, gateway.entrance)
         log.info("gateway started", workers=len(gateway.registry.workers()))
         try:
             yield
@@ -49,6 +57,19 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
             await asyncio.wait({reaping}, timeout=REAP_S)
             reaping.cancel()
     log.info("gateway stopped")
+
+
+def _wake_on_hangup(key_file: KeyFile, stack: AsyncExitStack) -> None:
+    """Has SIGHUP read the key file, where this thread may take signals."""
+    if threading.current_thread() is threading.main_thread():
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGHUP, key_file.wake)
+        stack.callback(loop.remove_signal_handler, signal.SIGHUP)
+
+
+async def _follow(key_file: KeyFile) -> None:
+    log = get_logger("keys")
+    await _keep_running("key file", lambda: key_file.watch(log), log)
 
 
 async def _keep_running(

@@ -26,10 +26,13 @@ from app.api import (
     workers,
 )
 from app.api.generation import GenerationEndpoint
+from app.entrance import Entrance
 from app.gateway import build_gateway
 from app.lifespan import lifespan
 from app.middleware.access_log import AccessLogMiddleware
+from app.middleware.admission import AdmissionMiddleware
 from app.middleware.auth import AuthMiddleware
+from app.middleware.cors import CorsMiddleware
 from app.middleware.request_id import RequestIdMiddleware
 from app.middleware.short_way import ShortWayMiddleware
 from app.observability.log import configure, get_logger, is_info_shown
@@ -92,9 +95,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         for route in Route
     }
     _add_routes(app, endpoints, settings.max_payload_size)
-    _add_layers(app, endpoints, settings)
-    problem.install(app)
-    openapi.install(app, has_key=settings.api_key is not None)
+    _add_layers(app, endpoints, settings, gateway.entrance)
+    problem.install(app, exposes_addresses=settings.expose_worker_addresses)
+    openapi.install(app, has_key=bool(gateway.entrance.keys))
     return app
 
 
@@ -115,12 +118,23 @@ def _add_routes(
 
 
 def _add_layers(
-    app: FastAPI, endpoints: Mapping[str, GenerationEndpoint], settings: Settings
+    app: FastAPI,
+    endpoints: Mapping[str, GenerationEndpoint],
+    settings: Settings,
+    entrance: Entrance,
 ) -> None:
     # The last one added is the outermost.
     app.add_middleware(ShortWayMiddleware, endpoints=endpoints)
-    if settings.api_key is not None:
-        app.add_middleware(AuthMiddleware, api_key=settings.api_key.get_secret_value())
+    app.add_middleware(
+        AdmissionMiddleware,
+        door=entrance.door,
+        key_rate=entrance.key_rate,
+        total_rate=entrance.total_rate,
+        log=get_logger("admission"),
+        now_s=time.monotonic,
+    )
+    if entrance.keys:
+        app.add_middleware(AuthMiddleware, keys=entrance.keys)
     app.add_middleware(
         AccessLogMiddleware,
         log=get_logger("access"),
@@ -128,6 +142,8 @@ def _add_layers(
         now_s=time.monotonic,
     )
     app.add_middleware(RequestIdMiddleware)
+    if settings.cors_allowed_origins:
+        app.add_middleware(CorsMiddleware, origins=settings.cors_allowed_origins)
 
 
 def __getattr__(name: str) -> Any:

@@ -44,11 +44,15 @@ _GROUPS = (
     "vLLM workers",
     "Routing",
     "Prefill queue",
+    "Admission",
     "Failures and time limits",
     "Health checks",
     "Logs and metrics",
     "Security",
 )
+
+
+_SECRETS = ("api_key", "tenant_api_key", "control_plane_api_keys")
 
 
 class _Texts(PydanticBaseSettingsSource):
@@ -100,7 +104,7 @@ def load(
         error = exc.errors()[0]
         fields = Settings.model_fields
         bounds = {f: both for f in fields if (both := _bounds(fields[f])) is not None}
-        text = sentence(error, names=names, bounds=bounds, secret=("api_key",))
+        text = sentence(error, names=names, bounds=bounds, secret=_SECRETS)
         raise SettingsError(text) from None
 
 

@@ -52,6 +52,14 @@ class TokenSettings(BaseSettings):
             metavar="FILE",
         ),
     ] = Field(None, min_length=1)
+    trust_request_chat_template: Annotated[
+        bool,
+        Knob(
+            _TOKENS,
+            "Render with the chat_template that a client sends; a process of its own does, with "
+            "limits of time and memory",
+        ),
+    ] = False
     tool_call_parser: Annotated[
         str | None,
         BeforeValidator(_read_tool_parser),
@@ -91,11 +99,21 @@ class TokenSettings(BaseSettings):
 
     ca_cert_path: Annotated[
         str | None,
-        Knob(_SECURITY, "Certificates (PEM) that grpcs:// workers are checked by", metavar="FILE"),
+        Knob(
+            _SECURITY,
+            "Certificates (PEM) that https:// and grpcs:// workers are checked by; unset: the "
+            "system's for https, those that come with gRPC for grpcs",
+            metavar="FILE",
+            aliases=("--ca-cert-paths",),
+        ),
     ] = Field(None, min_length=1)
     client_cert_path: Annotated[
         str | None,
-        Knob(_SECURITY, "The gateway's own certificate for grpcs:// workers", metavar="FILE"),
+        Knob(
+            _SECURITY,
+            "The gateway's own certificate for https:// and grpcs:// workers",
+            metavar="FILE",
+        ),
     ] = Field(None, min_length=1)
     client_key_path: Annotated[
         str | None, Knob(_SECURITY, "Key of that certificate", metavar="FILE")

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Self
 
-from pydantic import BeforeValidator, Field, SecretStr, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
+from app.settings_admission import AdmissionSettings
+from app.settings_limits import LimitSettings
 from app.settings_scheduling import SchedulingSettings
+from app.settings_security import SecuritySettings
 from app.settings_tokens import TokenSettings
 from app.settings_values import (
     Knob,
@@ -24,10 +27,11 @@ from app.settings_values import (
     read_prefill,
     read_urls,
 )
+from app.settings_workers import WorkerSettings
 
 _LISTENING, _WORKERS, _ROUTING = "Listening", "Workers", "Routing"
 _FAILURES, _HEALTH = "Failures and time limits", "Health checks"
-_OBSERVING, _SECURITY = "Logs and metrics", "Security"
+_OBSERVING = "Logs and metrics"
 
 _Seconds = Annotated[float, Field(gt=0, le=31_536_000)]
 _Count = Annotated[int, Field(ge=1, le=1_000_000)]
@@ -36,7 +40,14 @@ _Policy = Annotated[str, BeforeValidator(read_policy)]
 _Urls = Annotated[tuple[str, ...], BeforeValidator(read_urls)]
 
 
-class Settings(SchedulingSettings, TokenSettings):
+class Settings(
+    AdmissionSettings,
+    LimitSettings,
+    SchedulingSettings,
+    SecuritySettings,
+    TokenSettings,
+    WorkerSettings,
+):
     """What the operator can choose.
 
     ``Settings(...)`` in code takes nothing from outside; ``load`` reads all sources.
@@ -46,9 +57,6 @@ class Settings(SchedulingSettings, TokenSettings):
         str, Knob(_LISTENING, "Address to listen on; :: means IPv6 too", metavar="ADDRESS")
     ] = Field("0.0.0.0", min_length=1)  # noqa: S104 - a gateway is there to be reached
     port: Annotated[_Port, Knob(_LISTENING, "Port to listen on", metavar="PORT")] = 30000
-    max_payload_size: Annotated[int, Knob(_LISTENING, "Largest request body", unit="bytes")] = (
-        Field(536_870_912, ge=1)
-    )
 
     pd_disaggregation: Annotated[
         bool, Knob(_WORKERS, "Serve prefill/decode pairs; --prefill or --decode mean it too")
@@ -128,25 +136,6 @@ class Settings(SchedulingSettings, TokenSettings):
         ),
     ] = Field(10.0, ge=0, le=60_000)
 
-    request_timeout_secs: Annotated[
-        _Seconds,
-        Knob(
-            _FAILURES,
-            "Longest silence of a leg, to its first byte and between bytes; "
-            "a healthy stream is never cut",
-            unit="seconds",
-        ),
-    ] = 1800.0
-    max_retries: Annotated[
-        _Count,
-        Knob(
-            _FAILURES,
-            "Pairs tried for one request, the first one counted; only while nothing was sent",
-            unit="attempts",
-            name="retry_max_retries",
-        ),
-    ] = 5
-    disable_retries: Annotated[bool, Knob(_FAILURES, "Try one pair only")] = False
     cb_failure_threshold: Annotated[
         _Count,
         Knob(_FAILURES, "Failures within the window that open a worker's circuit breaker"),
@@ -210,15 +199,6 @@ class Settings(SchedulingSettings, TokenSettings):
         ),
     ] = 29000
 
-    api_key: Annotated[
-        SecretStr | None,
-        Knob(
-            _SECURITY,
-            "Key that clients must send, and that workers given at start are sent",
-            metavar="KEY",
-        ),
-    ] = Field(None, min_length=1)
-
     @model_validator(mode="before")
     @classmethod
     def _workers_mean_pairs(cls, data: dict[str, Any]) -> dict[str, Any]:
@@ -244,11 +224,6 @@ class Settings(SchedulingSettings, TokenSettings):
         """The policy that chooses decode workers: ``--policy`` counts only if it was given."""
         given = self.policy if "policy" in self.model_fields_set else "power_of_two"
         return self.decode_policy or given
-
-    @property
-    def max_attempts(self) -> int:
-        """Pairs tried for one request, 1 or more."""
-        return 1 if self.disable_retries else self.max_retries
 
     @classmethod
     def settings_customise_sources(

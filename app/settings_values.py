@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from app.policies.catalog import POLICIES
-from app.workers.worker import normalise_url, url_identity
+from app.workers.urls import normalise_url, url_identity
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -14,11 +14,9 @@ control-plane-audit-enabled disable-load-monitoring
 disable-tokenizer-autoload disable-worker-overload-protection dp-aware
 dp-minimum-tokens-scheduler enable-igw enable-mesh enable-rl enable-trace enable-wasm
 epd-disaggregation log-mm-timing mm-allow-private-media-hosts mm-pixel-rdma
-no-remove-unhealthy-workers no-worker-auto-recovery oracle-external-auth
-priority-scheduler-enabled remove-unhealthy-workers routing-key-override service-discovery
+oracle-external-auth priority-scheduler-enabled routing-key-override service-discovery
 sticky-sessions tenant-rate-limit-enabled tokenizer-cache-enable-l0 tokenizer-cache-enable-l1
-trust-tenant-header upstream-http2 worker-auto-recovery worker-overload-protection
-worker-overload-shed
+trust-tenant-header upstream-http2 worker-overload-protection worker-overload-shed
 """
 
 _ONE_VALUE = """
@@ -31,7 +29,7 @@ idle-connection-timeout-secs jemalloc-prof-dir job-queue-capacity job-queue-conc
 jwt-audience jwt-issuer jwt-jwks-uri kv-connector-annotation kv-engine-id-annotation kv-index
 least-load-default-throughput least-load-kv-pressure-weight least-load-max-waiting-requests
 least-load-mean-prefill-tokens load-monitor-interval log-dir max-background-responses
-max-buffered-request-bytes max-concurrent-requests max-idle-secs max-tree-size mcp-config-path
+max-buffered-request-bytes max-idle-secs max-tree-size mcp-config-path
 mesh-advertise-host mesh-host mesh-port mesh-server-name mesh-tls-ca-cert mesh-tls-cert
 mesh-tls-key mm-allowed-media-domains mm-per-request-image-limit mm-pixel-cache-mb mm-processing
 model model-alias model-id-from multimodal-max-inflight-bytes multimodal-shm-min-bytes
@@ -42,22 +40,21 @@ postgres-op-timeout-secs postgres-pool-max power-of-two-load-metric
 prefill-max-inflight-requests-per-worker
 prefix-hash-balance-abs-threshold prefix-hash-load-factor prefix-token-count
 priority-scheduler-config priority-scheduler-default-max-class
-priority-scheduler-tenant-metric-top-n queue-size queue-timeout-secs rate-limit-tokens-per-second
+priority-scheduler-tenant-metric-top-n queue-size queue-timeout-secs
 rdma-listen-ip rdma-slot-ttl-s redis-op-timeout-secs redis-pool-max redis-retention-days redis-url
-retry-backoff-multiplier retry-initial-backoff-ms retry-jitter-factor retry-max-backoff-ms
 rl-control-timeout-secs rl-fanout-concurrency schema-config selection-accounting-ttl-ms
 selection-policy selection-temperature service-discovery-namespace service-discovery-port
 sse-keepalive-secs sticky-key-idle-secs storage-hook-wasm-path stream-body-stall-timeout-secs
-tenant-api-key tenant-header-name tenant-rate-limit-config tls-cert-path tls-key-path
+tenant-header-name tenant-rate-limit-config tls-cert-path tls-key-path
 tokenizer-cache-l0-max-entries tokenizer-cache-l0-max-memory tokenizer-cache-l1-max-memory
 worker-overload-token-usage worker-overload-waiting-requests worker-stale-secs worker-stall-secs
-worker-startup-check-interval worker-startup-delay worker-startup-timeout-secs worker-warmup-blocks
+worker-startup-check-interval worker-startup-delay worker-warmup-blocks
 worker-warmup-divert-every worker-warmup-secs worker-warmup-share worker-warmup-thin-ratio
 worker-wedge-secs zmq-engine-count
 """
 
 _MANY_VALUES = """
-ca-cert-paths control-plane-api-keys cors-allowed-origins decode-selector encode
+decode-selector encode
 encode-selector jwt-role-mapping mesh-peer-urls prefill-selector prometheus-duration-buckets
 request-id-headers router-selector routing-key-headers selector storage-context-headers
 """

@@ -17,7 +17,8 @@ from app.api.relay import Relay
 from app.dispatch.pd_router import PDRouter
 from app.dispatch.reply import Prepared
 from app.errors import BodyTooLarge, ClientGone, GatewayError
-from app.protocol.facts import peek
+from app.middleware.door import Ticket
+from app.protocol.facts import parse_object, read_facts
 from app.protocol.routes import Route
 
 MAX_FAN_OUT_BYTES = 64 * 1024 * 1024
@@ -42,39 +43,58 @@ class GenerationEndpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one request."""
         try:
-            body = await read_body(scope, receive, self._max_body_bytes)
-            facts = peek(self._route, body)
-            if facts.n > 1 and facts.n * len(body) > MAX_FAN_OUT_BYTES:
-                raise BodyTooLarge(
-                    f"With n = {facts.n} the body may have {MAX_FAN_OUT_BYTES // facts.n} bytes: "
-                    "every choice is sent it whole.",
-                    param="n",
-                )
             state = scope.get("state", {})
-            prepared = await self._router.prepare(
-                facts, body, scope["headers"], state.get("request_id", "")
-            )
+            ticket: Ticket | None = state.get("ticket")
+            prepared = await self._prepare(scope, receive, state.get("request_id", ""), ticket)
         except ClientGone:
             return
         except GatewayError as error:
             await send_problem(scope, send, error)
             return
+        facts = prepared.facts
         model = facts.model and facts.model[:MAX_LOGGED_MODEL_CHARS]
         prepared.notes.update(model=model, stream=facts.stream)
         state["log"] = prepared.notes
         try:
             async with asyncio.TaskGroup() as request:
                 with leaving(state, receive, request):
-                    await self._answer(prepared, request, scope, send)
+                    await self._answer(prepared, request, scope, send, ticket)
         except* ClientGone:
             prepared.notes["outcome"] = "client_gone"
 
+    async def _prepare(
+        self, scope: Scope, receive: Receive, request_id: str, ticket: Ticket | None
+    ) -> Prepared:
+        """Reads and parses the body, once; the parsed one is not kept for the request's life."""
+        body = await read_body(scope, receive, self._max_body_bytes)
+        document = parse_object(body)
+        facts = read_facts(self._route, document, body)
+        if ticket is not None:
+            ticket.count(facts.n, facts.batch or 1)
+        if facts.n > 1 and facts.n * len(body) > MAX_FAN_OUT_BYTES:
+            raise BodyTooLarge(
+                f"With n = {facts.n} the body may have {MAX_FAN_OUT_BYTES // facts.n} bytes: "
+                "every choice is sent it whole.",
+                param="n",
+            )
+        return await self._router.prepare(facts, document, body, scope["headers"], request_id)
+
     async def _answer(
-        self, prepared: Prepared, request: asyncio.TaskGroup, scope: Scope, send: Send
+        self,
+        prepared: Prepared,
+        request: asyncio.TaskGroup,
+        scope: Scope,
+        send: Send,
+        ticket: Ticket | None,
     ) -> None:
         relay = Relay(send)
         try:
             async with self._router.open(prepared, request) as reply:
+                if prepared.text is None:
+                    # Both legs have it; nobody sends it again. A long stream holds no prompt.
+                    prepared.body = b""
+                    if ticket is not None:
+                        ticket.drop_body()
                 await relay.run(reply)
         except GatewayError as error:
             prepared.notes.update(outcome=error.code, leg=error.leg, cause=error.message)
@@ -85,40 +105,41 @@ class GenerationEndpoint:
 
 
 async def read_body(scope: Scope, receive: Receive, max_body_bytes: int) -> bytes:
-    """Reads a request body.
+    """Reads a request body, and counts it with the request's ticket.
 
     Raises:
         BodyTooLarge: It is, or says it will be, over the limit.
+        GatewayFull: The bodies of all running requests are too large together.
         ClientGone: The client left before its end.
     """
+    ticket: Ticket | None = scope.get("state", {}).get("ticket")
     for name, value in scope["headers"]:
-        if name == b"content-length" and value.isdigit() and _is_over(value, max_body_bytes):
-            raise _too_large(max_body_bytes)
-    message = await receive()
-    if message["type"] == "http.request" and not message.get("more_body", False):
-        body: bytes = message.get("body", b"")
-        if len(body) > max_body_bytes:
-            raise _too_large(max_body_bytes)
-        return body
+        if name == b"content-length" and value.isdigit():
+            n_bytes = _length(value)
+            if n_bytes > max_body_bytes:
+                raise _too_large(max_body_bytes)
+            if ticket is not None:
+                ticket.expect_body(n_bytes)
     parts: list[bytes] = []
     n_bytes = 0
     while True:
+        message = await receive()
         if message["type"] == "http.disconnect":
             raise ClientGone
-        part = message.get("body", b"")
+        part: bytes = message.get("body", b"")
         n_bytes += len(part)
         if n_bytes > max_body_bytes:
             raise _too_large(max_body_bytes)
-        parts.append(part)
+        if ticket is not None:
+            ticket.add_body(len(part))
         if not message.get("more_body", False):
-            return b"".join(parts)
-        message = await receive()
+            return b"".join((*parts, part)) if parts else part
+        parts.append(part)
 
 
-def _is_over(digits: bytes, limit: int) -> bool:
+def _length(digits: bytes) -> int:
     # Python refuses to read thousands of digits, even zeros.
-    digits = digits.lstrip(b"0")
-    return len(digits) > 20 or int(digits or b"0") > limit
+    return int(digits.lstrip(b"0")[:20] or b"0")
 
 
 def _too_large(max_body_bytes: int) -> BodyTooLarge:

@@ -16,6 +16,7 @@ from app.api.openapi_schemas import (
     ref,
 )
 from app.api.tokenize_schemas import TOKENIZE_SCHEMAS
+from app.api.worker_changes import WorkerPatch, WorkerPut
 from app.api.worker_views import NewWorker
 from app.protocol.routes import Route
 
@@ -30,10 +31,14 @@ _STREAM_NOTE = (
 )
 _FAILURES = {
     "400": "The request is wrong; `param` names the field",
+    "401": "The key is missing or wrong",
+    "403": "The key is not one of the data plane",
     "404": "No worker serves the model",
     "413": "The body is too large",
+    "429": "Too many requests with this key; see `retry-after`",
     "502": "A leg failed; `leg` and `x-tandem-leg` name it",
-    "503": "No pair is ready or has room; see `retry-after`",
+    "503": "No pair is ready or has room, a leg's worker was removed, or the gateway is full; see "
+    "`retry-after`",
     "504": "A leg was silent for too long",
 }
 _HEADERS = {
@@ -122,9 +127,10 @@ def build(app: FastAPI, *, has_key: bool) -> dict[str, Any]:
     schemas = components.setdefault("schemas", {})
     for name in ("HTTPValidationError", "ValidationError"):
         schemas.pop(name, None)
-    worker = NewWorker.model_json_schema(ref_template="#/components/schemas/{model}")
-    schemas.update(worker.pop("$defs", {}))
-    schemas["NewWorker"] = worker
+    for body in (NewWorker, WorkerPatch, WorkerPut):
+        schema = body.model_json_schema(ref_template="#/components/schemas/{model}")
+        schemas.update(schema.pop("$defs", {}))
+        schemas[body.__name__] = schema
     schemas.update(SCHEMAS)
     schemas.update(TOKENIZE_SCHEMAS)
     if has_key:

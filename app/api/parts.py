@@ -11,10 +11,12 @@ from typing import Annotated, Protocol, cast
 
 from fastapi import Depends, Request
 
+from app.clock import Clock
 from app.dispatch.handoff_counts import HandoffCounts
 from app.dispatch.model_texts import ModelTexts
 from app.upstream.clients import WorkerClients
 from app.workers.drain import Drain
+from app.workers.health import HealthLoop
 from app.workers.registry import Registry
 
 
@@ -23,6 +25,14 @@ class Life:
     """Where the process is in its life; whoever stops it sets this first."""
 
     is_ending: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Clocks:
+    """The gateway's own clock, in which everything is noted, and the time of day."""
+
+    now_s: Clock
+    unix_s: Clock
 
 
 class Parts(Protocol):
@@ -39,6 +49,14 @@ class Parts(Protocol):
     @property
     def drain(self) -> Drain:
         """The workers on their way out."""
+
+    @property
+    def health(self) -> HealthLoop:
+        """Watches the workers."""
+
+    @property
+    def clocks(self) -> Clocks:
+        """What the times of the workers are told by."""
 
     @property
     def texts(self) -> ModelTexts:

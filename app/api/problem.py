@@ -22,6 +22,7 @@ from app.errors import (
     InvalidRequest,
     MethodNotAllowed,
     UnknownRoute,
+    WorkerError,
 )
 from app.protocol.problem import error_body
 
@@ -42,6 +43,8 @@ def render(
         headers.append((b"retry-after", b"%d" % error.retry_after_s))
     if error.leg is not None:
         headers.append((b"x-tandem-leg", error.leg.encode("ascii")))
+    if error.n_attempts:
+        headers.append((b"x-tandem-attempts", b"%d" % error.n_attempts))
     headers.extend(extra_headers)
     return error.status, headers, body
 
@@ -115,11 +118,22 @@ def _from_http_exception(request: Request, exc: HTTPException) -> Response:
     return problem_response(InternalError("The gateway failed on this request."))
 
 
-def install(app: FastAPI) -> None:
-    """Makes the application answer each kind of failure in the one shape."""
+def install(app: FastAPI, *, exposes_addresses: bool = False) -> None:
+    """Makes the application answer each kind of failure in the one shape.
 
-    async def on_gateway_error(_request: Request, exc: Exception) -> Response:
-        return problem_response(cast("GatewayError", exc))
+    Args:
+        app: The application.
+        exposes_addresses: Clients are told what else only the log says of a worker's failure.
+    """
+
+    async def on_gateway_error(request: Request, exc: Exception) -> Response:
+        error = cast("GatewayError", exc)
+        if isinstance(error, WorkerError):
+            notes = request.scope.setdefault("state", {}).setdefault("log", {})
+            notes.update(outcome=error.code, cause=error.message, detail=error.detail)
+            if exposes_addresses:
+                error.message = error.with_detail()
+        return problem_response(error)
 
     async def on_http_exception(request: Request, exc: Exception) -> Response:
         return _from_http_exception(request, cast("HTTPException", exc))

@@ -100,7 +100,7 @@ async def _pass_on(gateway: Parts, model: str | None, name: str, body: bytes) ->
         body=body,
     )
     if answer.status == 404:
-        raise NotOffered(f"The worker {worker.spec.url} has no /{name}.")
+        raise NotOffered(f"The engine of this model has no /{name}.")
     return json_of(answer, worker)
 
 

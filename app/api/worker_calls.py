@@ -10,6 +10,7 @@ import orjson
 
 from app.dispatch.leg_failures import from_wire
 from app.errors import Leg, LegRejected, WorkerError
+from app.protocol.peer_blame import without_addresses
 from app.protocol.problem import message_of
 from app.upstream.clients import WorkerClients
 from app.upstream.failures import UpstreamError
@@ -91,23 +92,36 @@ async def ask_vllm(call: Awaitable[Told], worker: Worker) -> Told:
     except UpstreamError as failure:
         raise _in_our_words(failure, worker) from failure
     except WorkerRefused as refused:
+        text = _without_addresses(str(refused), worker)
         raise LegRejected(
-            f"The worker {worker.spec.url} refused: {refused}",
+            f"{_named(worker)} refused: {text}",
             leg=leg_of(worker),
             worker_id=worker.spec.id,
             status=502,
+            detail=f"{worker.spec.url}: {refused}",
         ) from refused
 
 
 def _in_our_words(failure: UpstreamError, worker: Worker) -> WorkerError:
     leg = leg_of(worker)
     if leg is not None:
-        return from_wire(failure, leg, worker)
-    return WorkerError(
-        f"the worker {worker.spec.url} could not be asked: {failure}",
-        leg=None,
-        worker_id=worker.spec.id,
-    )
+        error = from_wire(failure, leg, worker)
+        error.message = _without_addresses(error.message, worker)
+    else:
+        error = WorkerError(
+            f"{_named(worker)} could not be asked", leg=None, worker_id=worker.spec.id
+        )
+    error.detail = f"{worker.spec.url}: {failure}"
+    return error
+
+
+def _named(worker: Worker) -> str:
+    """Names a worker by its role; its address is for the log."""
+    return f"The {worker.spec.role} worker"
+
+
+def _without_addresses(text: str, worker: Worker) -> str:
+    return without_addresses(text.replace(worker.spec.url, "it"), (worker.spec.host,))
 
 
 def json_of(answer: Answer, worker: Worker) -> Any:
@@ -126,10 +140,11 @@ def json_of(answer: Answer, worker: Worker) -> Any:
         except RecursionError:
             text = "the answer is nested too deeply"
     raise LegRejected(
-        f"The worker {worker.spec.url} answered {answer.status}: {text}",
+        f"{_named(worker)} answered {answer.status}: {_without_addresses(text, worker)}",
         leg=leg_of(worker),
         worker_id=worker.spec.id,
         status=answer.status if answer.status >= 400 else 502,
+        detail=f"{worker.spec.url}: {text}",
     )
 
 

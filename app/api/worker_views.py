@@ -3,43 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from app.api.worker_schemas import HealthView
+from app.api.worker_states import Moment, state_view
 from app.dispatch.handoff_counts import HandoffCounts
 from app.errors import InvalidRequest
 from app.scheduling.pairing import PAIRING_LABEL
-from app.workers.states import State
+from app.upstream.clients import WorkerClients
+from app.workers.drain import Drain
+from app.workers.probe_rules import NO_OVERRIDES, ProbeOverrides
 from app.workers.worker import Engine, Role, Worker, WorkerSpec
 
-STATUS = {
-    State.JOINING: "pending",
-    State.READY: "ready",
-    State.UNHEALTHY: "not_ready",
-    State.DRAINING: "draining",
-    State.GONE: "failed",
-}
-EXAMPLE = {
-    "id": "5b0f7a1e-6a0e-4c8e-9a51-0d2f3e6c7b11",
-    "model_id": "demo-model",
-    "url": "http://10.0.0.1:30001",
-    "models": [{"id": "demo-model"}],
-    "worker_type": "prefill",
-    "connection_mode": "http",
-    "runtime_type": "sglang",
-    "labels": {"zone": "a"},
-    "priority": 50,
-    "cost": 1.0,
-    "bootstrap_port": 9001,
-    "pd_pairing": "sglang/?/?",
-    "is_healthy": True,
-    "status": "ready",
-    "status_reason": "answered its probes",
-    "circuit": "closed",
-    "load": 3,
-    "http2": False,
-}
+_RULES = MappingProxyType(
+    {
+        "check_interval_secs": "interval_s",
+        "timeout_secs": "timeout_s",
+        "failure_threshold": "failure_threshold",
+        "success_threshold": "success_threshold",
+        "disable_health_check": "is_disabled",
+    }
+)
+"""SMG's names of a worker's own probing rules, and ours."""
+ApiKey = Annotated[
+    str,
+    Field(pattern=r"^[!-~]+$", max_length=4096, description="The worker's own key; never shown"),
+]
 
 
 class ModelCard(BaseModel):
@@ -47,6 +40,13 @@ class ModelCard(BaseModel):
 
     model_config = ConfigDict(extra="ignore")
     id: str = Field(min_length=1)
+
+
+def bare_names_as_cards(value: Any) -> Any:
+    """Returns a list of models in which names stand for cards with that id."""
+    if isinstance(value, list):
+        return [{"id": entry} if isinstance(entry, str) else entry for entry in value]
+    return value
 
 
 class NewWorker(BaseModel):
@@ -66,16 +66,14 @@ class NewWorker(BaseModel):
     labels: dict[str, str] = {}
     priority: int = 50
     cost: Annotated[float, Field(gt=0, strict=False, allow_inf_nan=False)] = 1.0
-    api_key: str | None = Field(default=None, min_length=1, description="The worker's own key")
+    api_key: ApiKey | None = None
+    health: HealthView | None = Field(
+        default=None, description="How it is probed, where that differs from the gateway's rules"
+    )
     runtime_type: Literal["sglang", "vllm", "unspecified"] | None = None
     connection_mode: Literal["http", "grpc"] | None = None
 
-    @field_validator("models", mode="before")
-    @classmethod
-    def _take_bare_names(cls, value: Any) -> Any:
-        if isinstance(value, list):
-            return [{"id": entry} if isinstance(entry, str) else entry for entry in value]
-        return value
+    _bare_names = field_validator("models", mode="before")(bare_names_as_cards)
 
 
 def to_spec(new: NewWorker) -> WorkerSpec:
@@ -84,37 +82,76 @@ def to_spec(new: NewWorker) -> WorkerSpec:
     Raises:
         InvalidRequest: The URL is wrong, or fields contradict each other.
     """
-    if new.models is not None and new.model_id is not None:
-        raise InvalidRequest("Give either models or model_id, not both.", param="model_id")
-    names = [card.id for card in new.models or ()] or ([new.model_id] if new.model_id else [])
+    model_ids = model_names(new.models, new.model_id)
     try:
         spec = WorkerSpec(
             url=new.url,
             role=new.worker_type,
             bootstrap_port=new.bootstrap_port,
-            model_ids=tuple(dict.fromkeys(names)),
+            model_ids=model_ids,
             labels=new.labels,
             priority=new.priority,
             cost=new.cost,
+            probes=overrides(new.health, NO_OVERRIDES),
             api_key=new.api_key,
         )
     except ValueError as exc:
         raise InvalidRequest(str(exc), param="url") from exc
-    mode = "http" if spec.engine is Engine.SGLANG else "grpc"
-    if new.runtime_type not in (None, "unspecified", spec.engine.value):
-        raise InvalidRequest(
-            f"A {mode}:// worker is {spec.engine.value}, not {new.runtime_type}.",
-            param="runtime_type",
-        )
-    if new.connection_mode not in (None, mode):
-        raise InvalidRequest(
-            f"A {mode}:// worker is not reached by {new.connection_mode}.", param="connection_mode"
-        )
+    check_engine(spec, new.runtime_type, new.connection_mode)
     return spec
 
 
-def view(worker: Worker) -> dict[str, Any]:
-    """Returns a worker as clients see it; its key never is."""
+def model_names(models: Sequence[ModelCard] | None, model_id: str | None) -> tuple[str, ...]:
+    """Returns the models that a body names; none: the worker is asked.
+
+    Raises:
+        InvalidRequest: It names them in both ways.
+    """
+    if models is not None and model_id is not None:
+        raise InvalidRequest("Give either models or model_id, not both.", param="model_id")
+    names = [card.id for card in models or ()] or ([model_id] if model_id else [])
+    return tuple(dict.fromkeys(names))
+
+
+def check_engine(spec: WorkerSpec, runtime_type: str | None, connection_mode: str | None) -> None:
+    """Lets what a body says of the engine pass if the URL says the same.
+
+    Raises:
+        InvalidRequest: It contradicts the URL.
+    """
+    mode = _mode(spec)
+    if runtime_type not in (None, "unspecified", spec.engine.value):
+        raise InvalidRequest(
+            f"A {mode}:// worker is {spec.engine.value}, not {runtime_type}.",
+            param="runtime_type",
+        )
+    if connection_mode not in (None, mode):
+        raise InvalidRequest(
+            f"A {mode}:// worker is not reached by {connection_mode}.", param="connection_mode"
+        )
+
+
+def overrides(health: HealthView | None, known: ProbeOverrides) -> ProbeOverrides:
+    """Returns a worker's own probing rules, with those that a body gives put over the known."""
+    if health is None:
+        return known
+    given = {name: getattr(health, name) for name in health.model_fields_set}
+    return replace(known, **{_RULES[name]: value for name, value in given.items()})
+
+
+def _mode(spec: WorkerSpec) -> str:
+    return "http" if spec.engine is Engine.SGLANG else "grpc"
+
+
+def view(worker: Worker, moment: Moment, drain: Drain, clients: WorkerClients) -> dict[str, Any]:
+    """Returns a worker as clients see it; its key never is.
+
+    Args:
+        worker: The worker.
+        moment: Now.
+        drain: Tells how far its removal has come.
+        clients: Tells what is open on it.
+    """
     spec, info = worker.spec, worker.info
     shown: dict[str, Any] = {"id": spec.id}
     if worker.model_ids:
@@ -123,9 +160,11 @@ def view(worker: Worker) -> dict[str, Any]:
     shown |= {
         "url": spec.url,
         "worker_type": spec.role.value,
-        "connection_mode": "http" if spec.engine is Engine.SGLANG else "grpc",
+        "connection_mode": _mode(spec),
         "runtime_type": spec.engine.value,
     }
+    if info.version is not None:
+        shown["engine_version"] = info.version
     if labels := {**info.labels, **spec.labels}:
         shown["labels"] = labels
     shown |= {"priority": spec.priority, "cost": spec.cost}
@@ -137,14 +176,11 @@ def view(worker: Worker) -> dict[str, Any]:
     if spec.role is not Role.REGULAR:
         label = spec.labels.get(PAIRING_LABEL)
         shown["pd_pairing"] = f"{spec.engine}/{shown.get('kv_connector', '?')}/{label or '?'}"
-    return shown | {
-        "is_healthy": worker.state is State.READY,
-        "status": STATUS[worker.state],
-        "status_reason": worker.state_reason,
-        "circuit": str(worker.breaker.state),
-        "load": worker.load,
-        "http2": False,
-    }
+    own = {name: getattr(spec.probes, rule) for name, rule in _RULES.items()}
+    if own := {name: value for name, value in own.items() if value is not None}:
+        shown["health"] = own
+    shown |= state_view(worker, moment, drain.progress(worker), clients.n_running(worker))
+    return shown | {"http2": False}
 
 
 def _kv_view(worker: Worker) -> dict[str, Any]:
@@ -168,19 +204,15 @@ def _card(worker: Worker, model: str) -> dict[str, Any]:
     return card
 
 
-def list_view(workers: Sequence[Worker], handoffs: HandoffCounts) -> dict[str, Any]:
-    """Returns a list of workers with the counts of its roles.
+def list_view(workers: Sequence[dict[str, Any]], handoffs: HandoffCounts) -> dict[str, Any]:
+    """Returns a list of views of workers with the counts of its roles.
 
     With vLLM workers, ``stats.handoffs`` counts by kind how this gateway's requests handed their
     KV cache over; ``max_gap_ms`` is the longest time from prefill's end to decode's dispatch.
     """
-    roles = [worker.spec.role for worker in workers]
+    roles = [worker["worker_type"] for worker in workers]
     stats: dict[str, Any] = {f"{role}_count": roles.count(role) for role in Role}
-    if any(worker.spec.engine is Engine.VLLM for worker in workers):
+    if any(worker["runtime_type"] == Engine.VLLM for worker in workers):
         gap_ms = round(handoffs.max_gap_s * 1000, 3)
         stats["handoffs"] = {**handoffs.by_kind, "max_gap_ms": gap_ms}
-    return {
-        "workers": [view(worker) for worker in workers],
-        "total": len(workers),
-        "stats": stats,
-    }
+    return {"workers": list(workers), "total": len(workers), "stats": stats}

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from app.errors import ShuttingDown
-from app.protocol.engine import EngineRequest
+from app.protocol.engine import Complete, EngineRequest
 from app.upstream.clients import WorkerClients
 from app.upstream.failures import UpstreamError
 from app.upstream.http1 import Exchange
@@ -20,10 +20,21 @@ from app.workers.worker import Worker
 
 MAX_PENDING = 4096
 ABORT_TIMEOUT_S = 2.0
+ABANDON_TIMEOUT_S = 1.0
 DRAIN_TIMEOUT_S = 60.0
 MAX_DRAIN_BYTES = 64 * 1024 * 1024
 
 T = TypeVar("T")
+
+
+class EndingLeg(Protocol):
+    """A leg on a vLLM worker that may be ended."""
+
+    async def abort(self) -> None:
+        """Has its engine end it."""
+
+    def cancel(self) -> None:
+        """Ends its call."""
 
 
 class LegReaper:
@@ -109,6 +120,25 @@ class LegReaper:
         """
         self._start(self._leave(opening, cancel, wait_s), cancel)
 
+    def abandon(
+        self,
+        leg: EndingLeg,
+        running: asyncio.Task[Complete | Exception],
+        release: Callable[[Complete], None],
+    ) -> None:
+        """Ends a prefill that nobody waits for, and has its blocks freed if it has just ended.
+
+        A cancelled call would throw its last message away, and with it the handoff that names
+        the blocks: they would stay pinned until their lease ends (30 s in vLLM 0.32). So the
+        engine is told to abort it, and the call is read to its end.
+
+        Args:
+            leg: The leg.
+            running: Its end, adopted here.
+            release: Has blocks freed, given the leg's last message.
+        """
+        self._start(self._abandon(leg, running, release), leg.cancel)
+
     def _start(self, ending: Coroutine[Any, Any, None], close: Callable[[], None]) -> None:
         if self._group is None or self.n_pending >= MAX_PENDING:
             ending.close()
@@ -135,6 +165,26 @@ class LegReaper:
             cancel()
             opening.cancel()
             self.n_pending -= 1
+
+    async def _abandon(
+        self,
+        leg: EndingLeg,
+        running: asyncio.Task[Complete | Exception],
+        release: Callable[[Complete], None],
+    ) -> None:
+        try:
+            async with asyncio.timeout(ABANDON_TIMEOUT_S):
+                if not running.done():
+                    await leg.abort()
+                await asyncio.wait({running})
+        except TimeoutError:
+            # Cancelling the call is the second way to the same end.
+            pass
+        finally:
+            leg.cancel()
+            self.n_pending -= 1
+        if running.done() and isinstance(complete := running.result(), Complete):
+            release(complete)
 
     async def _abort(self, worker: Worker, rids: Sequence[str], exchange: Exchange) -> None:
         try:

@@ -3,7 +3,7 @@
 SGLang reports the death of a peer on the survivor, and a hung leg makes the other silent too; a
 vLLM decode worker whose prefill worker is gone fails to load the KV cache. Such failures charge
 nobody until both workers were asked; the one that does not answer its probe is the leg that is
-named. Everything else is charged to the leg that failed, and 4xx to nobody.
+named. What a failure costs is told in ``charging``.
 """
 
 from __future__ import annotations
@@ -11,23 +11,27 @@ from __future__ import annotations
 import asyncio
 
 from app.clock import Clock
+from app.dispatch.charging import charge_of
 from app.errors import (
     KV_LOAD_FAILED,
     Leg,
     LegBroken,
     LegRejected,
     LegTimedOut,
-    LegUnreachable,
     WorkerError,
 )
 from app.protocol.peer_blame import is_peer_death, without_addresses
 from app.scheduling.scheduler import Pair
 from app.upstream.clients import WorkerClients
+from app.workers.breaker import Trial
 from app.workers.health import HealthLoop
 from app.workers.worker import Worker
 
 PROBE_TIMEOUT_S = 1.0
 CAPACITY_BACKOFF_S = 1.0
+"""So long a worker that is full is used last, unless its ``Retry-After`` says otherwise."""
+MAX_CAPACITY_BACKOFF_S = 30.0
+"""Whatever it says: what was full then need not be now, and nobody would ask it."""
 
 
 class Blame:
@@ -37,25 +41,46 @@ class Blame:
         clients: Where probes are sent.
         health: Told of connect failures and asked for probes.
         now_s: The clock of the workers' breakers.
+        exposes_addresses: Clients are told where the workers live.
     """
 
-    def __init__(self, clients: WorkerClients, health: HealthLoop, now_s: Clock) -> None:
+    def __init__(
+        self,
+        clients: WorkerClients,
+        health: HealthLoop,
+        now_s: Clock,
+        *,
+        exposes_addresses: bool = False,
+    ) -> None:
         self._clients = clients
         self._health = health
         self._now_s = now_s
+        self._exposes_addresses = exposes_addresses
 
-    async def settle(self, error: WorkerError, pair: Pair) -> WorkerError:
-        """Names the leg that failed, charges its worker once, and returns the error to show."""
+    async def settle(self, error: WorkerError, pair: Pair, asked: bytes = b"") -> WorkerError:
+        """Names the leg that failed, charges its worker once, and returns the error to show.
+
+        Args:
+            error: What a leg raised.
+            pair: The pair.
+            asked: The client's own body: an address that stands there is no news to it.
+        """
         if error.is_counted:
             return error
         if _is_ambiguous(error):
             error = await self._ask_both(error, pair)
-        message = without_addresses(error.message, (pair.prefill.host, pair.decode.host))
-        if message != error.message:
-            error.detail = error.detail or error.message
-            error.message = message
-        if error.leg is not None:
-            self._charge(error, pair.prefill if error.leg == "prefill" else pair.decode)
+        if self._exposes_addresses:
+            error.message = error.with_detail()
+        else:
+            hosts = (pair.prefill.host, pair.decode.host)
+            message = without_addresses(error.message, hosts, asked)
+            if message != error.message:
+                error.detail = error.detail or error.message
+                error.message = message
+        if error.leg == "prefill":
+            self._charge(error, pair.prefill, pair.prefill_trial)
+        elif error.leg == "decode":
+            self._charge(error, pair.decode, pair.decode_trial)
         error.is_counted = True
         return error
 
@@ -68,15 +93,15 @@ class Blame:
                 anything, so it is not charged; it is no success either, and a reason to ask the
                 worker how it is.
         """
-        self._credit(pair.decode)
+        self._credit(pair.decode, pair.decode_trial)
         if late_failure is None:
-            self._credit(pair.prefill)
+            self._credit(pair.prefill, pair.prefill_trial)
             return
         pair.prefill.last_error = late_failure.detail or late_failure.message
         self._health.probe_now(pair.prefill)
 
-    def _credit(self, worker: Worker) -> None:
-        worker.breaker.record_success()
+    def _credit(self, worker: Worker, trial: Trial | None) -> None:
+        worker.breaker.record_success(trial)
         self._health.note_success(worker)
 
     async def _ask_both(self, error: WorkerError, pair: Pair) -> WorkerError:
@@ -112,21 +137,18 @@ class Blame:
         except TimeoutError:
             return False
 
-    def _charge(self, error: WorkerError, worker: Worker) -> None:
+    def _charge(self, error: WorkerError, worker: Worker, trial: Trial | None) -> None:
         worker.last_error = error.detail or error.message
-        if isinstance(error, LegUnreachable):
+        charge = charge_of(error, is_sick=worker.n_failures > 0)
+        if charge.is_cut_off:
             self._health.note_connect_failure(worker)
-        if isinstance(error, LegRejected):
-            if error.status < 500 and error.status != 429:
-                return
+        if charge.is_probed:
             self._health.probe_now(worker)
-            if error.status in (429, 503):
-                backoff_s = error.retry_after_s or CAPACITY_BACKOFF_S
-                worker.back_off(self._now_s() + backoff_s)
-                return
-        else:
-            self._health.probe_now(worker)
-        worker.breaker.record_failure()
+        if charge.is_full:
+            backoff_s = min(error.retry_after_s or CAPACITY_BACKOFF_S, MAX_CAPACITY_BACKOFF_S)
+            worker.back_off(self._now_s() + backoff_s)
+        if charge.is_failure:
+            worker.breaker.record_failure(trial)
 
 
 def _is_ambiguous(error: WorkerError) -> bool:

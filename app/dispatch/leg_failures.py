@@ -7,16 +7,26 @@ from __future__ import annotations
 
 import orjson
 
-from app.errors import Leg, LegBroken, LegRejected, LegTimedOut, LegUnreachable, WorkerError
+from app.errors import (
+    Leg,
+    LegBroken,
+    LegEnded,
+    LegRejected,
+    LegTimedOut,
+    LegUnreachable,
+    WorkerError,
+)
 from app.protocol.problem import message_of
 from app.protocol.reply_faults import Fault
 from app.protocol.wire_json import Json
 from app.upstream.failures import (
     BodyTooLong,
     ConnectFailed,
+    ConnectTimeout,
     RpcFailed,
     SilenceTimeout,
     UpstreamError,
+    WorkerRemoved,
 )
 from app.upstream.http1 import Exchange, Head
 from app.workers.worker import Worker
@@ -41,11 +51,14 @@ def from_wire(failure: UpstreamError, leg: Leg, worker: Worker) -> WorkerError:
         )
     detail = str(failure)
     if isinstance(failure, ConnectFailed):
+        is_late = isinstance(failure, ConnectTimeout)
         return LegUnreachable(
-            f"the {leg} worker could not be reached",
+            f"the {leg} worker could not be reached{' in time' if is_late else ''}",
             leg=leg,
             worker_id=worker.spec.id,
             is_unsent=True,
+            status=504 if is_late else None,
+            code="connect_timeout" if is_late else None,
             detail=detail,
         )
     if isinstance(failure, SilenceTimeout):
@@ -55,6 +68,13 @@ def from_wire(failure: UpstreamError, leg: Leg, worker: Worker) -> WorkerError:
             leg=leg,
             worker_id=worker.spec.id,
             detail=detail,
+        )
+    if isinstance(failure, WorkerRemoved):
+        return LegEnded(
+            f"the {leg} worker was removed before the request had ended",
+            leg=leg,
+            worker_id=worker.spec.id,
+            retry_after_s=1,
         )
     what = "is too long" if isinstance(failure, BodyTooLong) else "broke off"
     return LegBroken(

@@ -16,6 +16,7 @@ from typing import TypeVar
 from app.errors import CapacityError
 from app.observability.log import get_logger
 from app.text.bundle import BundleBroken, unpack_bundle
+from app.text.client_templates import ClientTemplates
 from app.text.encoding_pool import EncodingPool
 from app.text.parsers import reasoning_parsers, tool_parsers
 from app.text.served_model import ServedModel
@@ -41,12 +42,14 @@ class TextSettings:
         chat_template: A template, or the path of one, in place of the model's own.
         tool_parser: Name of a tool-call parser; ``None``: by the model's name.
         reasoning_parser: The same for thoughts.
+        trusts_templates: Clients may send chat templates.
     """
 
     source: str | None = None
     chat_template: str | None = None
     tool_parser: str | None = None
     reasoning_parser: str | None = None
+    trusts_templates: bool = False
 
 
 class ModelTexts:
@@ -63,6 +66,7 @@ class ModelTexts:
         self._clients = clients
         self._settings = settings
         self._pool = EncodingPool()
+        self._client_templates = ClientTemplates() if settings.trusts_templates else None
         self._tokenizers: dict[str, Tokenizer] = {}
         self._locks: dict[str, asyncio.Lock] = {}
         self._not_before_s: dict[str, float] = {}
@@ -72,8 +76,10 @@ class ModelTexts:
         self._log = get_logger("text")
 
     def close(self) -> None:
-        """Ends the threads."""
+        """Ends the threads, and the process of clients' templates."""
         self._pool.close()
+        if self._client_templates is not None:
+            self._client_templates.close()
 
     def worker_of(self, model: str | None) -> Worker | None:
         """A decode worker that speaks in tokens and serves the model; ``None``: there is none.
@@ -136,9 +142,12 @@ class ModelTexts:
             worker.info.context_length or tokenizer.max_length,
             facts.default_sampling,
             _format(asked.tool_parser, names, tool_parsers.by_name, tool_parsers.for_model),
+            asked.tool_parser,
             _format(asked.reasoning_parser, names, thoughts.by_name, thoughts.for_model),
             tokenizer.eos_ids | frozenset(facts.eos_token_ids),
             constrains_after_thought=facts.constrained_decoding_start == "after_reasoning",
+            constrains_first_token=facts.constrained_decoding_start == "first_token",
+            client_templates=self._client_templates,
         )
 
     async def _tokenizer(self, worker: Worker) -> Tokenizer:

@@ -8,25 +8,26 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from typing import Protocol
-
-import orjson
 
 from app.clock import Clock
 from app.dispatch.blame import Blame
 from app.dispatch.client_rids import ClientRids
 from app.dispatch.headers import for_workers
+from app.dispatch.leg_tools import LegTools
 from app.dispatch.model_texts import ModelTexts
 from app.dispatch.reply import Prepared, RawHeaders, Reply
-from app.dispatch.retry import Attempts
-from app.dispatch.sglang import LegTools
+from app.dispatch.retry import Attempts, RetryRules
+from app.dispatch.retry_budget import RetryBudget
 from app.dispatch.sglang_attempt import SglangAttempt
 from app.dispatch.token_attempt import TokenAttempt
 from app.dispatch.token_leg import TokenTools
-from app.errors import NoPairAvailable, WorkerError
+from app.dispatch.total_limit import within
+from app.errors import Leg, NoPairAvailable, WorkerError
 from app.protocol.bootstrap import mint_rid
 from app.protocol.facts import RequestFacts
+from app.protocol.wire_json import JsonObject
 from app.scheduling.scheduler import Ask, Grant, Outcome
 from app.text.answer import Envelope
 from app.text.text_route import read_request
@@ -43,6 +44,14 @@ class Attempt(Protocol):
     def late_failure(self) -> WorkerError | None:
         """A failure of prefill that came too late to matter."""
 
+    @property
+    def has_prefilled(self) -> bool:
+        """A prefill was completed, or may have been."""
+
+    @property
+    def awaited_leg(self) -> Leg:
+        """The leg whose word is awaited, as far as anybody can tell."""
+
     async def start(self, legs: asyncio.TaskGroup) -> Reply:
         """Starts the legs; returns once the first bytes are worth relaying."""
 
@@ -58,9 +67,10 @@ class PDRouter:
         token_tools: What calls to vLLM pairs need.
         texts: The text side of the models on vLLM pairs.
         blame: Settles failures.
-        max_attempts: Pairs tried for one request, 1 or more.
-        retry_deadline_s: No further attempt starts after this many seconds.
-        now_s: The clock of the deadline.
+        rules: When another pair is tried.
+        budget: Bounds what all retries together may cost.
+        total_s: Longest time for a request as a whole; ``None``: no limit.
+        now_s: The clock of the deadlines.
         unix_s: The time of day, for the answers' ``created``.
     """
 
@@ -71,8 +81,9 @@ class PDRouter:
         token_tools: TokenTools,
         texts: ModelTexts,
         blame: Blame,
-        max_attempts: int,
-        retry_deadline_s: float,
+        rules: RetryRules,
+        budget: RetryBudget,
+        total_s: float | None,
         now_s: Clock,
         unix_s: Clock,
     ) -> None:
@@ -81,18 +92,32 @@ class PDRouter:
         self._texts = texts
         self._unix_s = unix_s
         self._blame = blame
-        self._max_attempts = max_attempts
-        self._retry_deadline_s = retry_deadline_s
+        self._rules = rules
+        self._budget = budget
+        self._total_s = total_s
         self._now_s = now_s
         self._client_rids = ClientRids()
 
     async def prepare(
-        self, facts: RequestFacts, body: bytes, client_headers: RawHeaders, request_id: str
+        self,
+        facts: RequestFacts,
+        document: JsonObject,
+        body: bytes,
+        client_headers: RawHeaders,
+        request_id: str,
     ) -> Prepared:
         """Makes a request ready for any pair.
 
         SGLang takes the client's own bytes. vLLM takes tokens, so the body is checked, the chat
         template rendered and the prompt tokenized.
+
+        Args:
+            facts: What routing needs to know.
+            document: The parsed body; what is made of it holds on to no more than its strings
+                and schemas.
+            body: The client's own bytes.
+            client_headers: What the client sent.
+            request_id: For the workers' logs.
 
         Raises:
             InvalidRequest: A field is wrong or cannot be honoured.
@@ -102,7 +127,7 @@ class PDRouter:
         worker = self._texts.worker_of(facts.model)
         if worker is not None:
             served = await self._texts.get(facts.model, worker)
-            prepared.text = await read_request(facts.route, orjson.loads(body), served)
+            prepared.text = await read_request(facts.route, document, served)
         return prepared
 
     async def choose(self, prepared: Prepared, excluded: frozenset[str]) -> Grant:
@@ -114,21 +139,29 @@ class PDRouter:
         """
         return await self._tools.scheduler.ask(Ask(prepared.facts, excluded))
 
-    @asynccontextmanager
-    async def open(self, prepared: Prepared, legs: asyncio.TaskGroup) -> AsyncIterator[Reply]:
+    def open(
+        self, prepared: Prepared, legs: asyncio.TaskGroup
+    ) -> AbstractAsyncContextManager[Reply]:
         """Opens both legs on a pair, on another one if nothing reached an engine.
 
         Args:
             prepared: The request.
             legs: The request's task group; owns whatever runs beside the relay.
 
-        Yields:
-            The reply, once its first bytes are worth relaying.
+        Returns:
+            Something to enter; yields the reply once its first bytes are worth relaying.
 
-        Raises:
+        Raises (entering, and out of its block):
             GatewayError: Nothing was relayed, or a leg failed while relaying.
         """
-        attempts = Attempts(self._max_attempts, self._retry_deadline_s, self._now_s)
+        attempts = Attempts(self._rules, self._budget, prepared.n_prompt_tokens, self._now_s)
+        opening = self._open(prepared, legs, attempts)
+        return opening if self._total_s is None else within(opening, self._total_s, attempts)
+
+    @asynccontextmanager
+    async def _open(
+        self, prepared: Prepared, legs: asyncio.TaskGroup, attempts: Attempts
+    ) -> AsyncIterator[Reply]:
         rid = prepared.facts.client_rid
         with _NOTHING if rid is None else self._client_rids.hold(rid):
             while True:
@@ -137,20 +170,27 @@ class PDRouter:
                 attempt: Attempt | None = None
                 reply: Reply | None = None
                 try:
-                    attempt = self._attempt(grant, prepared, is_first=attempts.n_started == 1)
+                    attempt = attempts.running = self._attempt(grant, prepared, attempts)
                     try:
                         reply = await attempt.start(legs)
                     except WorkerError as error:
                         outcome = Outcome.FAILED
-                        settled = await self._settle(error, attempt, grant, prepared)
-                        if attempts.may_follow(settled):
+                        settled = await self._settle(error, attempt, grant, prepared, attempts)
+                        if _may_follow(settled, attempt, grant, prepared, attempts):
                             continue
                         raise settled from error
+                    except NoPairAvailable as error:
+                        # Decode is chosen late, and there was none any more.
+                        error.n_attempts = attempts.n_started
+                        raise
+                    reply.headers.append(attempts.header)
                     try:
                         yield reply
                     except WorkerError as error:
                         outcome = Outcome.FAILED
-                        raise await self._settle(error, attempt, grant, prepared) from error
+                        raise await self._settle(
+                            error, attempt, grant, prepared, attempts
+                        ) from error
                     outcome = Outcome.OK
                     self._blame.succeeded(grant.pair, attempt.late_failure)
                     return
@@ -162,32 +202,51 @@ class PDRouter:
                     self._tools.scheduler.done(grant, outcome)
 
     async def _settle(
-        self, error: WorkerError, attempt: Attempt, grant: Grant, prepared: Prepared
+        self,
+        error: WorkerError,
+        attempt: Attempt,
+        grant: Grant,
+        prepared: Prepared,
+        attempts: Attempts,
     ) -> WorkerError:
         """Ends the legs at once, then finds out whose failure it was."""
         attempt.finish(is_ok=False)
-        settled = await self._blame.settle(error, grant.pair)
+        settled = await self._blame.settle(error, grant.pair, prepared.body)
+        settled.n_attempts = prepared.notes["attempts"] = attempts.n_started
         if settled.detail:
             prepared.notes["detail"] = settled.detail
         return settled
 
     async def _choose_next(self, prepared: Prepared, attempts: Attempts) -> Grant:
+        if attempts.delay_s:
+            await asyncio.sleep(attempts.delay_s)
         try:
             grant = await self.choose(prepared, attempts.tried)
         except NoPairAvailable:
             if attempts.last_error is None:
                 raise
             raise attempts.last_error from None
-        attempts.n_started += 1
+        attempts.begin()
         pair = grant.pair
         prepared.notes.update(
             prefill=pair.prefill.spec.url, decode=pair.decode.spec.url, attempts=attempts.n_started
         )
         return grant
 
-    def _attempt(self, grant: Grant, prepared: Prepared, *, is_first: bool) -> Attempt:
+    def _attempt(self, grant: Grant, prepared: Prepared, attempts: Attempts) -> Attempt:
         if grant.pair.prefill.spec.engine is Engine.SGLANG:
+            is_first = attempts.n_started == 1
             return SglangAttempt(grant, prepared, self._tools, is_first=is_first)
         # A new id each time: what an earlier attempt left at an engine may still be alive.
         envelope = Envelope(mint_rid(prepared.facts.route), int(self._unix_s()))
-        return TokenAttempt(grant, prepared, envelope, self._token_tools)
+        return TokenAttempt(grant, prepared, envelope, self._token_tools, attempts)
+
+
+def _may_follow(
+    error: WorkerError, attempt: Attempt, grant: Grant, prepared: Prepared, attempts: Attempts
+) -> bool:
+    if attempts.may_follow(error, grant.pair, has_prefilled=attempt.has_prefilled):
+        return True
+    if attempts.refusal:
+        prepared.notes["no_retry"] = attempts.refusal
+    return False

@@ -8,40 +8,23 @@ spliced in; prefill is asked for a plain answer, decode for what the client want
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from app.dispatch import leg_failures
-from app.dispatch.abort import LegReaper
 from app.dispatch.leg_bodies import leg_bodies
+from app.dispatch.leg_tools import LegTools
 from app.dispatch.reply import Prepared
 from app.dispatch.whole_events import EventTooLong, WholeEvents
 from app.errors import Leg, LegBroken, LegRejected, WorkerError
 from app.protocol.peer_blame import is_peer_death
 from app.protocol.reply_faults import fault_in_body, find_fault
-from app.scheduling.scheduler import Grant, Scheduler
-from app.upstream.clients import WorkerClients
+from app.scheduling.scheduler import Grant
 from app.upstream.failures import UpstreamError
 from app.upstream.http1 import Exchange
 from app.workers.worker import Worker
 
 MAX_REPLY_BYTES = 256 * 1024 * 1024
-
-
-@dataclass(frozen=True, slots=True)
-class LegTools:
-    """What every call needs of its surroundings.
-
-    Attributes:
-        hold_decode_s: Longest wait for a prefill refusal once decode has spoken.
-        silence_timeout_s: Longest silence of a leg, to its first byte and between bytes.
-    """
-
-    clients: WorkerClients
-    scheduler: Scheduler
-    reaper: LegReaper
-    hold_decode_s: float
-    silence_timeout_s: float
 
 
 class SglangCall:
@@ -68,10 +51,16 @@ class SglangCall:
         self._tools = tools
         pair = grant.pair
         prefill_body, decode_body, self._rids = leg_bodies(pair, prepared, patch, keep_rid=keep_rid)
-        self._prefill = self._exchange(pair.prefill, prepared, prefill_body)
-        self._decode = self._exchange(pair.decode, prepared, decode_body)
+        limits = tools.limits
+        self._prefill = self._exchange(pair.prefill, prepared, prefill_body, limits.prefill_s)
+        self._prefill.limit(limits.prefill_s, is_total=True)
+        # The clock of a stream's first event starts when prefill has done its part.
+        wait_s = math.inf if prepared.facts.stream else limits.whole_s
+        self._decode = self._exchange(pair.decode, prepared, decode_body, wait_s)
         self._events = WholeEvents()
         self._prefill_ended = asyncio.Event()
+        self._has_spoken = False
+        self._may_have_prefilled = False
         self._is_proven = False
         self._is_finished = False
         self._is_prefill_counted = False
@@ -80,18 +69,31 @@ class SglangCall:
         self.prefill_body: bytes | None = None
         self.head_headers: Sequence[tuple[bytes, bytes]] = ()
 
-    def _exchange(self, worker: Worker, prepared: Prepared, body: bytes) -> Exchange:
+    def _exchange(
+        self, worker: Worker, prepared: Prepared, body: bytes, silence_timeout_s: float
+    ) -> Exchange:
         return self._tools.clients.get(worker).leg(
             self._facts.route.encode(),
             prepared.header_lines,
             body,
-            silence_timeout_s=self._tools.silence_timeout_s,
+            silence_timeout_s=silence_timeout_s,
         )
 
     @property
     def is_sent(self) -> bool:
         """A byte was handed to a transport, so an engine may have seen the request."""
         return self._prefill.sent or self._decode.sent
+
+    @property
+    def has_prefilled(self) -> bool:
+        """Prefill has computed the prompt, or may have: then it is not to do so again."""
+        return self._may_have_prefilled or self.prefill_body is not None
+
+    @property
+    def awaited_leg(self) -> Leg:
+        """Whose word is awaited."""
+        needs_answer = not self._has_spoken or self._facts.wants_prompt_logprobs
+        return "prefill" if needs_answer and self.prefill_body is None else "decode"
 
     async def connect(self) -> None:
         """Opens both connections; not a byte is sent.
@@ -132,11 +134,17 @@ class SglangCall:
         except UpstreamError as failure:
             raise self._failed(failure, "decode") from failure
         except LegRejected as error:
-            if error.leg == "decode" and is_peer_death(error.message):
-                # Decode only reports it; prefill's own word, if it has one, is on its way.
-                await self._hold()
+            if error.leg == "decode":
+                # One that is full has not met prefill; of others nobody knows.
+                self._may_have_prefilled = error.status != 503
+                if is_peer_death(error.message):
+                    # Decode only reports it; prefill's own word, if any, is on its way.
+                    await self._hold()
             raise
+        self._has_spoken = self._may_have_prefilled = True
         self._is_proven = self._facts.batch is None
+        if self._facts.stream:
+            self._decode.limit(self._tools.limits.gap_s, is_total=False)
         self._end_prefill_if_through()
         await self._hold()
         return first
@@ -232,6 +240,8 @@ class SglangCall:
             if (fault := fault_in_body(parsed)) is not None:
                 raise leg_failures.from_fault(fault, "prefill", worker)
             self.prefill_body = body
+            if self._facts.stream and not self._has_spoken:
+                self._decode.limit(self._tools.limits.first_token_s, is_total=True)
         except UpstreamError as failure:
             self._fail_prefill(self._failed(failure, "prefill"))
         except WorkerError as error:

@@ -7,9 +7,10 @@ import asyncio
 from app.dispatch import fan_out
 from app.dispatch.answers import CompletedEventStream, EventStream, whole_body
 from app.dispatch.headers import for_client
+from app.dispatch.leg_tools import LegTools
 from app.dispatch.reply import Prepared, Reply, once
-from app.dispatch.sglang import LegTools, SglangCall
-from app.errors import WorkerError
+from app.dispatch.sglang import SglangCall
+from app.errors import Leg, WorkerError
 from app.scheduling.scheduler import Grant
 
 
@@ -40,6 +41,17 @@ class SglangAttempt:
     def late_failure(self) -> WorkerError | None:
         """A failure of prefill after the KV cache had arrived."""
         return next((call.prefill_error for call in self._calls if call.prefill_error), None)
+
+    @property
+    def has_prefilled(self) -> bool:
+        """A prefill was completed, or may have been."""
+        return any(call.has_prefilled for call in self._calls)
+
+    @property
+    def awaited_leg(self) -> Leg:
+        """Whose word is awaited; prefill if any call waits for it."""
+        legs = {call.awaited_leg for call in self._calls}
+        return "prefill" if "prefill" in legs else "decode"
 
     async def start(self, legs: asyncio.TaskGroup) -> Reply:
         """Starts the legs and waits for the first events, or for the whole answer.

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 
 from app.dispatch.reply import Prepared, Reply, once
+from app.dispatch.retry import Attempts
 from app.dispatch.together import together
 from app.dispatch.token_call import TokenCall
 from app.dispatch.token_leg import Frames, TokenTools
 from app.dispatch.token_streams import MergedTokenStream, TokenStream, feed_to_end
-from app.errors import NoPairAvailable, WorkerError
+from app.errors import Leg, NoPairAvailable, WorkerError
 from app.scheduling.scheduler import Grant
 from app.text.answer import Envelope
 from app.text.text_route import open_stream, open_whole
@@ -26,10 +27,16 @@ class TokenAttempt:
         envelope: Id and time of the answer. The engines know a choice by the same id, with the
             number of the choice if there are several.
         tools: The surroundings of a call.
+        attempts: Those of the request.
     """
 
     def __init__(
-        self, grant: Grant, prepared: Prepared, envelope: Envelope, tools: TokenTools
+        self,
+        grant: Grant,
+        prepared: Prepared,
+        envelope: Envelope,
+        tools: TokenTools,
+        attempts: Attempts,
     ) -> None:
         if prepared.text is None:
             raise NoPairAvailable(
@@ -41,15 +48,26 @@ class TokenAttempt:
         self._scheduler = tools.scheduler
         n_slots = request.n_slots
         ids = [envelope.id] if n_slots == 1 else [f"{envelope.id}-{i}" for i in range(n_slots)]
+        requests = [request.engine_request(slot, ids[slot]) for slot in range(n_slots)]
         self._calls = [
-            TokenCall(grant, request.engine_request(slot, ids[slot]), tools, is_alone=n_slots == 1)
-            for slot in range(n_slots)
+            TokenCall(grant, each, tools, attempts, is_alone=n_slots == 1) for each in requests
         ]
 
     @property
     def late_failure(self) -> WorkerError | None:
         """A failure of prefill that came after decode had the KV cache."""
         return next((call.late_failure for call in self._calls if call.late_failure), None)
+
+    @property
+    def has_prefilled(self) -> bool:
+        """A prefill leg was completed."""
+        return any(call.has_prefilled for call in self._calls)
+
+    @property
+    def awaited_leg(self) -> Leg:
+        """Whose word is awaited; prefill if any call waits for it."""
+        is_decode = all(call.prefill_ended.is_set() for call in self._calls)
+        return "decode" if is_decode else "prefill"
 
     async def start(self, legs: asyncio.TaskGroup) -> Reply:
         """Starts the legs and waits for the first tokens, or for the whole answer.

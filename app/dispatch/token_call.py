@@ -10,11 +10,12 @@ Source: vLLM 0.32 (leases, connectors), servicer 0.14.1 (frames).
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 
-from app.dispatch.kv_transfer import MissingHandoff, Transfer, plan_transfer, prefill_leg
+from app.dispatch.kv_transfer import Transfer
+from app.dispatch.retry import Attempts
 from app.dispatch.token_handoff import HeldHandoff
 from app.dispatch.token_leg import Frames, TokenLeg, TokenTools, refresh
+from app.dispatch.token_legs import TokenLegs
 from app.errors import LegTimedOut, NoPairAvailable, WorkerError
 from app.protocol.engine import Chunk, Complete, EngineRequest
 from app.scheduling.scheduler import Grant
@@ -33,6 +34,7 @@ class TokenCall:
         grant: The pair and its leases; the caller gives them back.
         request: What decode is to do, without a handoff.
         tools: The surroundings.
+        attempts: Those of the whole request.
         is_alone: The only call of its grant, which may then get another decode worker.
 
     Attributes:
@@ -42,18 +44,26 @@ class TokenCall:
     """
 
     def __init__(
-        self, grant: Grant, request: EngineRequest, tools: TokenTools, *, is_alone: bool
+        self,
+        grant: Grant,
+        request: EngineRequest,
+        tools: TokenTools,
+        attempts: Attempts,
+        *,
+        is_alone: bool,
     ) -> None:
         self._grant = grant
         self._request = request
         self._tools = tools
+        self._attempts = attempts
         self._is_alone = is_alone
-        self._make_plan()
+        self._legs = TokenLegs(grant, request, tools)
         self._prefill: TokenLeg | None = None
         self._decode: TokenLeg | None = None
         self._opening: asyncio.Task[Frames | Exception] | None = None
         self._held = HeldHandoff(tools)
         self._prefill_error: WorkerError | None = None
+        self._prefilling: asyncio.Task[Complete | Exception] | None = None
         self._follower: asyncio.Task[Exception | None] | None = None
         self._tried: frozenset[str] = frozenset()
         self._is_rerun = False
@@ -67,6 +77,11 @@ class TokenCall:
         """An engine may have seen something of it."""
         return any(leg is not None and leg.is_sent for leg in (self._prefill, self._decode))
 
+    @property
+    def has_prefilled(self) -> bool:
+        """Prefill was completed."""
+        return self._prefill is not None and self._prefill.is_complete
+
     async def start(self) -> Frames:
         """Runs the legs up to decode's first tokens.
 
@@ -76,14 +91,15 @@ class TokenCall:
         Raises:
             WorkerError: A leg failed.
         """
-        if self._plan.transfer is Transfer.MOONCAKE:
+        legs = self._legs
+        if legs.plan.transfer is Transfer.MOONCAKE:
             # Its handoff names prefill's engine, which is another one after a restart.
             await refresh("prefill", self._grant.pair.prefill, self._tools)
-            self._make_plan()
-        if self._plan.transfer is Transfer.MOONCAKE:
+            legs.plan_anew()
+        if legs.plan.transfer is Transfer.MOONCAKE:
             return await self._start_both()
-        if self._plan.transfer is Transfer.NONE:
-            self._go_without(self._plan.why_none, "the prefill worker has no KV connector")
+        if legs.plan.transfer is Transfer.NONE:
+            self._go_without(legs.plan.why_none, "the prefill worker has no KV connector")
         else:
             await self._hand_over()
         return await self._start_some_decode()
@@ -123,14 +139,14 @@ class TokenCall:
             self._finish_prefill(self._prefill)
         decode, opening = self._decode, self._opening
         if decode is None:
-            self._release()
+            self._legs.release(self._held)
         elif opening is not None and not opening.done():
             wait_s = RELEASE_S - (self._tools.now_s() - decode.sent_s)
             self._tools.reaper.leave(opening, decode.cancel, max(0.0, wait_s))
         else:
             decode.cancel()
             if not decode.is_sent:
-                self._release()
+                self._legs.release(self._held)
 
     def _finish_prefill(self, leg: TokenLeg) -> None:
         follower, opening = self._follower, self._opening
@@ -141,10 +157,15 @@ class TokenCall:
             return
         if follower:
             follower.cancel()
-        leg.cancel()
+        if self._prefilling is None:
+            leg.cancel()
+        else:
+            # An aborted prefill keeps nothing for decode; one that has just ended does.
+            self._tools.reaper.abandon(leg, self._prefilling, self._release_late)
 
-    def _release(self) -> None:
-        self._held.release(self._grant.pair.decode, self._decode_request())
+    def _release_late(self, complete: Complete) -> None:
+        self._held.take(self._legs.plan, complete)
+        self._legs.release(self._held)
 
     def _started(self) -> TokenLeg:
         if self._decode is None:
@@ -153,12 +174,15 @@ class TokenCall:
 
     async def _hand_over(self) -> None:
         """Runs prefill and keeps what it leaves behind."""
-        leg = self._prefill = self._prefill_leg()
+        leg = self._prefill = self._legs.prefill()
         await leg.connect()
-        await leg.send()
-        complete = await leg.to_end()
+        running = self._prefilling = self._tools.reaper.adopt(leg.run())
+        complete = await asyncio.shield(running)
+        self._prefilling = None
+        if isinstance(complete, Exception):
+            raise complete
         self.n_cached_by_prefill = complete.n_cached_tokens
-        self._held.take(self._plan, complete)
+        self._held.take(self._legs.plan, complete)
         self._end_prefill()
         if self._is_alone:
             # Chosen late: what was free when prefill began may be full now.
@@ -166,7 +190,7 @@ class TokenCall:
         if self._held.text is None:
             self._go_without("missing", self._held.fault)
         else:
-            self._tools.counts.add(self._plan.transfer.value)
+            self._tools.counts.add(self._legs.plan.transfer.value)
 
     async def _start_some_decode(self) -> Frames:
         while True:
@@ -179,7 +203,7 @@ class TokenCall:
                 settled = await self._tools.blame.settle(error, self._grant.pair)
                 if not self._has_moved(settled):
                     if was_sent:
-                        self._release()
+                        self._legs.release(self._held)
                     raise settled from error
 
     async def _start_decode(self) -> Frames:
@@ -187,7 +211,7 @@ class TokenCall:
         while self._held.is_stale():
             leg.cancel()
             self._held.drop()
-            if self._is_rerun:
+            if self._is_rerun or not self._attempts.may_prefill_again():
                 raise leg.broken("took too long to be reached", "handoff_stale")
             self._is_rerun = True
             self._tools.counts.add("stale")
@@ -196,7 +220,7 @@ class TokenCall:
         return await self._first_frames(leg)
 
     async def _connect_decode(self) -> TokenLeg:
-        leg = self._decode = self._decode_leg()
+        leg = self._decode = self._legs.decode(self._held.text)
         self._opening = None
         await leg.connect()
         return leg
@@ -213,44 +237,36 @@ class TokenCall:
 
     def _has_moved(self, error: WorkerError) -> bool:
         """Takes another decode worker for the same handoff, if there may be one."""
-        if error.leg != "decode" or not self._is_alone or not self._held.may_move():
+        may_move = error.leg == "decode" and self._is_alone and self._held.may_move()
+        if not may_move or not self._attempts.has_room():
             return False
         self._tried |= {self._grant.pair.decode.spec.id}
         try:
             self._tools.scheduler.rebind_decode(self._grant, self._tried)
         except NoPairAvailable:
             return False
+        self._attempts.n_started += 1
         self._tools.counts.add("moved")
         return True
 
     def _go_without(self, why: str, fault: str) -> None:
-        """Counts a generation that decode computes alone.
-
-        Raises:
-            LegBroken: The operator wants an error instead.
-        """
-        is_chosen = why == "prompt_logprobs"
-        if not is_chosen and self._tools.missing_handoff is MissingHandoff.FAIL:
-            error = self._prefill_leg().broken("left no handoff", "handoff_missing")
-            error.message = f"{fault} (--missing-handoff fail)"
-            raise error
-        worker = self._grant.pair.prefill
-        self._tools.counts.add_missing(why, worker, fault, is_warned=not is_chosen)
+        self._legs.count_missing(why, fault)
         self._end_prefill()
 
     async def _start_both(self) -> Frames:
-        self._held.foresee(self._plan)
-        prefill = self._prefill = self._prefill_leg()
+        self._held.foresee(self._legs.plan)
+        prefill = self._prefill = self._legs.prefill()
         await prefill.connect()
         decode = await self._connect_decode()
         self._follower = self._tools.reaper.adopt(self._follow_prefill(prefill))
-        self._tools.counts.add(self._plan.transfer.value)
+        self._tools.counts.add(self._legs.plan.transfer.value)
         return await self._first_frames(decode)
 
     async def _follow_prefill(self, leg: TokenLeg) -> None:
         try:
-            await leg.send()
-            self.n_cached_by_prefill = (await leg.to_end()).n_cached_tokens
+            self.n_cached_by_prefill = (await leg.run()).n_cached_tokens
+            if self._request.stream:
+                self._started().limit_first(self._tools.limits.first_token_s)
         except WorkerError as error:
             if self._has_spoken():
                 # So it has the KV cache.
@@ -277,22 +293,4 @@ class TokenCall:
     def _end_prefill(self) -> None:
         self.prefill_ended.set()
         if self._is_alone:
-            self._tools.scheduler.prefill_ended(self._grant)
-
-    def _make_plan(self) -> None:
-        pair = self._grant.pair
-        self._plan = plan_transfer(pair.prefill, pair.prefill_rank, self._request)
-
-    def _prefill_leg(self) -> TokenLeg:
-        pair = self._grant.pair
-        rank = pair.prefill_rank if pair.prefill.info.dp_size > 1 else None
-        request = prefill_leg(self._request, self._plan, rank)
-        return TokenLeg("prefill", pair.prefill, request, self._tools)
-
-    def _decode_leg(self) -> TokenLeg:
-        return TokenLeg("decode", self._grant.pair.decode, self._decode_request(), self._tools)
-
-    def _decode_request(self) -> EngineRequest:
-        pair = self._grant.pair
-        rank = pair.decode_rank if pair.decode.info.dp_size > 1 else None
-        return replace(self._request, handoff_json=self._held.text, dp_rank=rank)
+            self._tools.scheduler.prefill_computed(self._grant)

@@ -11,6 +11,7 @@ from app.dispatch.abort import LegReaper
 from app.dispatch.blame import Blame
 from app.dispatch.handoff_counts import HandoffCounts
 from app.dispatch.kv_transfer import MissingHandoff
+from app.dispatch.limits import LegLimits
 from app.errors import KV_LOAD_FAILED, Leg, LegBroken, LegTimedOut, WorkerError
 from app.protocol.engine import Chunk, Complete, EngineRequest
 from app.scheduling.scheduler import Scheduler
@@ -31,7 +32,7 @@ class TokenTools:
         missing_handoff: What to do when prefill leaves nothing behind.
         lease_s: How long a NIXL prefill worker keeps the blocks of a finished request (vLLM's
             ``kv_lease_duration``).
-        silence_timeout_s: Longest silence of a leg, to its first message and between messages.
+        limits: How long a leg may keep a request waiting.
     """
 
     clients: WorkerClients
@@ -41,7 +42,7 @@ class TokenTools:
     counts: HandoffCounts
     missing_handoff: MissingHandoff
     lease_s: float
-    silence_timeout_s: float
+    limits: LegLimits
     now_s: Clock
 
 
@@ -53,16 +54,25 @@ class TokenLeg:
         worker: Where.
         request: What it is to do.
         tools: The surroundings.
+        first_s: Longest wait for its first message; ``None``: none, until :meth:`limit_first`.
     """
 
-    def __init__(self, leg: Leg, worker: Worker, request: EngineRequest, tools: TokenTools) -> None:
+    def __init__(
+        self,
+        leg: Leg,
+        worker: Worker,
+        request: EngineRequest,
+        tools: TokenTools,
+        first_s: float | None,
+    ) -> None:
         self._leg = leg
         self._worker = worker
+        self._request_id = request.request_id
         self._has_handoff = request.handoff_json is not None
         self._call = tools.clients.vllm(worker).generate(
             request,
-            first_timeout_s=tools.silence_timeout_s,
-            gap_timeout_s=tools.silence_timeout_s,
+            first_timeout_s=first_s,
+            gap_timeout_s=tools.limits.gap_s,
         )
         self._tools = tools
         self.is_complete = False
@@ -136,6 +146,23 @@ class TokenLeg:
             if isinstance(frame, Complete):
                 return frame
         raise self.cut()
+
+    async def run(self) -> Complete:
+        """Sends the request and reads up to the message that ends the generation.
+
+        Raises:
+            WorkerError: The leg failed, or that message did not come.
+        """
+        await self.send()
+        return await self.to_end()
+
+    async def abort(self) -> None:
+        """Has the engine end the generation; its last message says whether it was in time."""
+        await self._tools.clients.vllm(self._worker).abort([self._request_id])
+
+    def limit_first(self, timeout_s: float) -> None:
+        """Has the first message come within so long from now."""
+        self._call.limit_first(timeout_s)
 
     def cut(self) -> LegBroken:
         """The error of an answer that ended before its last message."""

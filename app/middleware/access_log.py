@@ -19,7 +19,8 @@ CLIENT_CLOSED = 499
 class AccessLogMiddleware:
     """Logs method, path, status and duration; turns an unexpected exception into a 500.
 
-    A route may leave a dict in ``scope["state"]["log"]``: its entries join the line.
+    A route may leave a dict in ``scope["state"]["log"]``: its entries join the line. A layer that
+    has logged a request itself sets ``is_logged`` there.
 
     Args:
         app: The next layer.
@@ -77,10 +78,14 @@ class AccessLogMiddleware:
 
     def _write(self, scope: Scope, status: int, duration_s: float) -> None:
         state = scope.get("state", {})
+        if "is_logged" in state:
+            return
+        named = {"key": state["key_name"]} if "key_name" in state else {}
         self._log.info(
             "request",
             **{
                 **state.get("log", {}),
+                **named,
                 "method": scope["method"],
                 "path": scope["path"],
                 "status": status,

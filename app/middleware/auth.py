@@ -1,32 +1,20 @@
-"""Asks for the gateway's key on everything that is not public."""
+"""Asks for a key where the table of routes says so."""
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 from collections.abc import Awaitable, Iterable
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.api.problem import send_problem
 from app.errors import BadKey
+from app.middleware.access import Access, access_of, route_path
+from app.middleware.key_ring import KeyRing
 
-PUBLIC_PATHS = frozenset({"/health", "/liveness", "/readiness", "/openapi.json", "/docs"})
-PUBLIC_PREFIXES = ("/docs/",)
-CHALLENGE = (b"www-authenticate", b'Bearer realm="data-plane"')
-
-
-def is_public(method: str, path: str) -> bool:
-    """Whether a route is open without a key.
-
-    Health, the documentation and the list of models are; what SMG leaves open beside them
-    (``/health_generate``, server and model info, engine metrics) costs GPU work or tells about
-    the fleet, so it needs the key here.
-    """
-    if path in PUBLIC_PATHS or path.startswith(PUBLIC_PREFIXES):
-        return True
-    is_model_route = path == "/v1/models" or path.startswith("/v1/models/")
-    return is_model_route and method in ("GET", "HEAD")
+CHALLENGES = {
+    True: (b"www-authenticate", b'Bearer realm="control-plane"'),
+    False: (b"www-authenticate", b'Bearer realm="data-plane"'),
+}
 
 
 def bearer_token(headers: Iterable[tuple[bytes, bytes]]) -> bytes | None:
@@ -39,35 +27,29 @@ def bearer_token(headers: Iterable[tuple[bytes, bytes]]) -> bytes | None:
 
 
 class AuthMiddleware:
-    """Compares a digest of the caller's key in constant time.
+    """Lets a request pass whose key opens its route; the key's name stays in its state.
 
     Args:
         app: The next layer.
-        api_key: The key, as text.
+        keys: The keys; may change while requests run.
     """
 
-    def __init__(self, app: ASGIApp, *, api_key: str) -> None:
+    def __init__(self, app: ASGIApp, *, keys: KeyRing) -> None:
         self._app = app
-        self._digest = hashlib.sha256(api_key.encode()).digest()
+        self._keys = keys
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Serves one request, or passes another kind of scope on."""
-        if scope["type"] == "http" and not self._is_allowed(scope):
-            return send_problem(
-                scope,
-                send,
-                BadKey(
-                    "The key is missing or wrong; send the gateway's key as "
-                    "'Authorization: Bearer KEY'."
-                ),
-                extra_headers=(CHALLENGE,),
-            )
+        if scope["type"] != "http":
+            return self._app(scope, receive, send)
+        path, root_path = scope["path"], scope.get("root_path")
+        access = access_of(route_path(path, root_path) if root_path else path)
+        key = self._keys.find(bearer_token(scope["headers"]))
+        error = self._keys.refusal(access, scope["method"], key)
+        if error is not None:
+            challenge = CHALLENGES[access is Access.CONTROL]
+            extra = (challenge,) if isinstance(error, BadKey) else ()
+            return send_problem(scope, send, error, extra_headers=extra)
+        if key is not None:
+            scope.setdefault("state", {})["key_name"] = key.name
         return self._app(scope, receive, send)
-
-    def _is_allowed(self, scope: Scope) -> bool:
-        token = bearer_token(scope["headers"])
-        if token is not None:
-            digest = hashlib.sha256(token).digest()
-            if hmac.compare_digest(digest, self._digest):
-                return True
-        return is_public(scope["method"], scope["path"])

@@ -87,13 +87,26 @@ class RequestFacts:
 
 
 def peek(route: Route, body: bytes) -> RequestFacts:
-    """Reads a request's facts.
+    """Reads a request's facts from a body that nobody else needs parsed.
 
     Raises:
-        InvalidRequest: The body is not a JSON object, sets a member that belongs to the gateway,
-            or a member that routing depends on is missing or of the wrong kind.
+        InvalidRequest: The body is not a JSON object, or as ``read_facts``.
     """
-    document = parse_object(body)
+    return read_facts(route, parse_object(body), body)
+
+
+def read_facts(route: Route, document: JsonObject, body: bytes) -> RequestFacts:
+    """Reads a request's facts; nothing in them keeps the parsed body alive.
+
+    Args:
+        route: The route it came on.
+        document: The parsed body.
+        body: The body itself.
+
+    Raises:
+        InvalidRequest: It sets a member that belongs to the gateway, or a member that routing
+            depends on is missing or of the wrong kind.
+    """
     if not _PRIVATE_KEYS.isdisjoint(document):
         key = next(key for key in document if key in _PRIVATE_KEYS)
         raise InvalidRequest(f"{key} is set by the gateway and cannot be sent.", param=key)

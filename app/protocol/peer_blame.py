@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Iterable
 
@@ -16,8 +17,12 @@ _PEER_DEATH_TEXTS = (
     "decode bootstrap failed",
     "decode transfer failed",
 )
-# An IPv4 address, or an IPv6 one in brackets, with or without a port.
-_ADDRESS = re.compile(r"(?<![\w.])(?:\d{1,3}(?:\.\d{1,3}){3}|\[[0-9A-Fa-f:.%]+\])(?::\d{1,5})?")
+# What may be an address: IPv4 with or without a port, IPv6 in brackets or bare.
+_ADDRESS = re.compile(
+    r"(?<![\w.])(?:\d{1,3}(?:\.\d{1,3}){3}(?::\d{1,5})?(?![\w.]*\d)"
+    r"|\[[0-9A-Fa-f:.%]+\](?::\d{1,5})?"
+    r"|[0-9A-Fa-f]{0,4}(?::[0-9A-Fa-f]{0,4}){2,7}(?![\w:]))"
+)
 _MASK = "<address>"
 
 
@@ -30,16 +35,35 @@ def is_peer_death(message: str) -> bool:
     return any(text in lowered for text in _PEER_DEATH_TEXTS)
 
 
-def without_addresses(message: str, hosts: Iterable[str]) -> str:
+def without_addresses(message: str, hosts: Iterable[str], asked: bytes = b"") -> str:
     """Masks where the workers live, which is no client's business.
 
-    Engines quote the peer's address when a handover fails. In other texts only ``host:port`` of
-    the pair is masked: an address there may be the client's own, such as an image's.
+    Masked are the pair's own hosts with a port, and every address that is private, the pair's, or
+    in a report of a failed handover, where engines quote their peer's. An address that the client
+    sent itself, such as an image's, stays.
 
     Args:
         message: A worker's text.
         hosts: The hosts of the pair, IPv6 in brackets.
+        asked: The client's own request.
     """
-    for host in set(hosts):
+    own = frozenset(hosts)
+    is_report = is_peer_death(message)
+
+    def masked(match: re.Match[str]) -> str:
+        text = match[0]
+        bare = text.partition("]")[0].lstrip("[") if text.startswith("[") else text
+        if text.count(":") == 1:
+            bare = text.partition(":")[0]
+        try:
+            address = ipaddress.ip_address(bare)
+        except ValueError:
+            return text
+        if own & {bare, f"[{bare}]"}:
+            return _MASK
+        is_inner = address.is_private or is_report
+        return _MASK if is_inner and text.encode() not in asked else text
+
+    for host in own:
         message = re.sub(rf"(?<![\w.-]){re.escape(host)}:\d{{1,5}}\b", _MASK, message)
-    return _ADDRESS.sub(_MASK, message) if is_peer_death(message) else message
+    return _ADDRESS.sub(masked, message)

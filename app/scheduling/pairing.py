@@ -47,15 +47,21 @@ class PairTable:
         return self._by_model.get(model, self._wildcard)
 
     def partners(self, prefill: Worker, model: str | None) -> tuple[Worker, ...]:
-        """Return the decode workers that this prefill worker can hand over to.
+        """Return the ready decode workers that this prefill worker can hand over to.
+
+        The prefill worker itself need not be ready: it may have begun to drain since it was
+        chosen, and keeps a KV cache that somebody must fetch.
 
         Args:
             prefill: The prefill worker.
             model: The model of the request; ``None`` if it names none.
         """
-        groups = self.groups(model) if model is not None else sum(self.choices(), ())
-        found = [worker for g in groups if prefill in g.prefills for worker in g.decodes]
-        return tuple(dict.fromkeys(found))
+        kind = _kind(prefill)
+        return tuple(
+            worker
+            for worker in self.snapshot.candidates(Role.DECODE, model)
+            if _kind(worker) == kind and (model is not None or _may_share(prefill, worker))
+        )
 
     def choices(self) -> tuple[tuple[PairGroup, ...], ...]:
         """Return the groups of each model that has any, for a request that names none.
@@ -77,6 +83,12 @@ def _groups(snapshot: Snapshot, model: str) -> tuple[PairGroup, ...]:
         for kind, members in prefills.items()
         if kind in decodes
     )
+
+
+def _may_share(one: Worker, other: Worker) -> bool:
+    if one.is_wildcard or other.is_wildcard:
+        return True
+    return not set(one.model_ids).isdisjoint(other.model_ids)
 
 
 def _kind(worker: Worker) -> tuple[Engine, str, str]:

@@ -165,9 +165,17 @@ class QueueScheduler:
             self._room.release(held.decode, held.n_kv_tokens)
             self._pump()
 
+    def prefill_computed(self, grant: Grant) -> None:
+        """Count prefill as no load any more; its worker keeps the KV cache until it has ended."""
+        self._early.prefill_computed(grant)
+        self._finish_prefill(grant)
+
     def prefill_ended(self, grant: Grant) -> None:
         """Give the prefill lease back; again is harmless."""
         self._early.prefill_ended(grant)
+        self._finish_prefill(grant)
+
+    def _finish_prefill(self, grant: Grant) -> None:
         held = grant.note
         if isinstance(held, _Held):
             self._feeder.finish(held.fed, self._now_s(), is_ok=True)

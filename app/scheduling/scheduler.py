@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 from app.scheduling.pairing import PairTable, freest_rank
 from app.scheduling.refusal import refusal
 from app.workers.lease import Lease
+from app.workers.states import State
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from app.policies.base import Policy
     from app.protocol.facts import RequestFacts
     from app.scheduling.pairing import PairGroup
+    from app.workers.breaker import Trial
     from app.workers.registry import Registry
     from app.workers.worker import Worker
 
@@ -56,12 +58,16 @@ class Pair:
         decode: Computes the answer.
         prefill_rank: Data-parallel rank of the prefill worker, 0 if it has one only.
         decode_rank: The same of the decode worker.
+        prefill_trial: The request's place at the prefill worker, if its breaker is half open.
+        decode_trial: The same of the decode worker.
     """
 
     prefill: Worker
     decode: Worker
     prefill_rank: int = 0
     decode_rank: int = 0
+    prefill_trial: Trial | None = None
+    decode_trial: Trial | None = None
 
 
 @dataclass(slots=True)
@@ -89,6 +95,9 @@ class Scheduler(Protocol):
 
     def done(self, grant: Grant, outcome: Outcome) -> None:
         """Give both leases back; again is harmless."""
+
+    def prefill_computed(self, grant: Grant) -> None:
+        """Count prefill as no load any more; its worker keeps the KV cache until it has ended."""
 
     def prefill_ended(self, grant: Grant) -> None:
         """Give the prefill lease back; again is harmless."""
@@ -173,17 +182,29 @@ class LocalScheduler:
         """
         decode = self._decode_policy.choose(decodes, ask.facts)
         self._n_granted += 1
-        for worker in (prefill, decode):
-            if not worker.breaker.is_closed:
-                worker.breaker.note_dispatch()
         decode_rank = freest_rank(decode, self._n_granted)
-        pair = Pair(prefill, decode, prefill_rank, decode_rank)
+        pair = Pair(
+            prefill,
+            decode,
+            prefill_rank,
+            decode_rank,
+            None if prefill.breaker.is_closed else prefill.breaker.start_trial(),
+            None if decode.breaker.is_closed else decode.breaker.start_trial(),
+        )
         return Grant(ask, pair, Lease(prefill, prefill_rank), Lease(decode, decode_rank))
 
     def done(self, grant: Grant, outcome: Outcome) -> None:  # noqa: ARG002 - others read it
         """Give both leases back; again is harmless."""
         grant.prefill_lease.release()
         grant.decode_lease.release()
+        pair = grant.pair
+        for trial in (pair.prefill_trial, pair.decode_trial):
+            if trial is not None:
+                trial.end()
+
+    def prefill_computed(self, grant: Grant) -> None:
+        """Count prefill as no load any more; its worker keeps the KV cache until it has ended."""
+        grant.prefill_lease.hold()
 
     def prefill_ended(self, grant: Grant) -> None:
         """Give the prefill lease back; again is harmless."""
@@ -193,19 +214,24 @@ class LocalScheduler:
         """Choose the grant's decode worker anew, of those that fit its prefill worker.
 
         One that is still among the least busy stays: so each request takes one turn of a policy
-        and one of a rank. The lease moves along, unless the grant was given back already.
+        and one of a rank. One that began to drain meanwhile stays if there is no other: it waits
+        for the lease. The lease moves along, unless the grant was given back already.
 
         Args:
             grant: Its prefill worker stays.
-            excluded: Ids of decode workers that were tried already.
+            excluded: Ids of decode workers that were tried already; those that the grant was not
+                to have are left out too.
 
         Raises:
             NoPairAvailable: There is no such worker; the grant is as it was.
         """
         table, now_s = self._fresh_table(), self._now_s()
         pair, model = grant.pair, grant.ask.facts.model
+        excluded |= grant.ask.excluded
         usable = _usable(table.partners(pair.prefill, model), excluded, now_s)
         if not usable:
+            if pair.decode.state is State.DRAINING and pair.decode.id not in excluded:
+                return
             raise refusal(table.snapshot, model, excluded, now_s)
         if grant.decode_lease.is_released:
             return
@@ -213,9 +239,10 @@ class LocalScheduler:
         if pair.decode in usable and all(worker.n_leases >= n_others for worker in usable):
             return
         grant.decode_lease.release()
+        if pair.decode_trial is not None:
+            pair.decode_trial.end()
         decode = pair.decode = self._decode_policy.choose(usable, grant.ask.facts)
-        if not decode.breaker.is_closed:
-            decode.breaker.note_dispatch()
+        pair.decode_trial = None if decode.breaker.is_closed else decode.breaker.start_trial()
         self._n_granted += 1
         pair.decode_rank = freest_rank(decode, self._n_granted)
         grant.decode_lease = Lease(decode, pair.decode_rank)

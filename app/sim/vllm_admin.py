@@ -114,6 +114,9 @@ class VllmAdmin(VllmEngineServicer):
             pairing_protocol=config.pairing_protocol,
             max_num_seqs=config.max_num_seqs,
             engine_reasoning_parser=config.reasoning_parser,
+            constrained_decoding_start=(
+                "after_reasoning" if config.reasoning_parser else "first_token"
+            ),
         )
 
     async def GetLoads(self, request: pb.GetLoadsRequest, context: _Context) -> pb.GetLoadsResponse:

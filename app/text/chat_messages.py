@@ -5,13 +5,17 @@ Text only: a part that is no text is refused, because the wire of this gateway c
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import orjson
 
 from app.protocol.wire_json import JsonObject
+from app.text.encoding_pool import EncodingPool
 from app.text.field_rules import refuse
 
+# Reading so many takes about a millisecond.
+_MAX_INLINE_ITEMS = 500
 _ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
 _CARRIED = ("name", "tool_call_id", "tools")
 # Part type -> where its text stands. Chat's own name is "text"; the others come from the
@@ -37,6 +41,23 @@ def read_messages(messages: list[JsonObject]) -> list[JsonObject]:
     if not messages:
         refuse("messages", "must be a non-empty list")
     return [_message(message, f"messages[{at}]") for at, message in enumerate(messages)]
+
+
+async def read_messages_soon(messages: list[JsonObject], pool: EncodingPool) -> list[JsonObject]:
+    """Reads them; in a thread when there are many, or of many parts.
+
+    Raises:
+        InvalidRequest: As ``read_messages``.
+        CapacityError: Too many texts wait.
+    """
+    n_items = len(messages)
+    for message in messages:
+        for name in ("content", "tool_calls"):
+            if isinstance(items := message.get(name), list):
+                n_items += len(items)
+    if n_items <= _MAX_INLINE_ITEMS:
+        return read_messages(messages)
+    return await pool.run(partial(read_messages, messages))
 
 
 def _message(message: JsonObject, param: str) -> JsonObject:

@@ -10,15 +10,17 @@ from typing import Any
 from app.protocol.engine import Constraint
 from app.protocol.routes import Route
 from app.protocol.wire_json import JsonObject
-from app.text.chat_messages import read_messages
-from app.text.chat_prompt import ChatPrompt, render
+from app.text.chat_messages import read_messages_soon
+from app.text.chat_prompt import render
 from app.text.constraint import read_constraint
 from app.text.field_rules import refuse
 from app.text.forced_calls import NamedCall
 from app.text.parsers.call_ids import count_calls
 from app.text.parsers.object_parsers import JsonParser
 from app.text.parsers.shapes import ReasoningParser, ToolParser
+from app.text.parsers.structural_tags import ARGS_TOKEN, Room, constraint_for
 from app.text.prompt_length import check_length, truncated
+from app.text.prompt_writing import ChatPrompt
 from app.text.request_fields import CHAT
 from app.text.sampling import make_sampling
 from app.text.served_model import ServedModel
@@ -34,19 +36,20 @@ async def read_chat(body: JsonObject, served: ServedModel) -> TextRequest:
     """
     unknown: list[str] = []
     fields = CHAT.read(body, unknown=unknown)
-    messages = read_messages(fields.get("messages", []))
+    messages = await read_messages_soon(fields.get("messages", []), served.tokenizer.pool)
     tools = read_tools(fields)
     own = read_constraint(fields)
-    constraint = tools.constraint()
-    if constraint is None:
-        constraint = own
     shown = _shown(fields)
     prompt = await render(fields, messages, tools, served)
+    constraint = own
+    if tools.mode in ("required", "named"):
+        # It replaces the client's own: both cannot hold.
+        constraint = constraint_for(tools, served.tool_parser, _room(prompt, served))
     parsing = _parsing(tools, constraint, prompt, served, count_calls(messages))
     if not fields.get("separate_reasoning", True):
         parsing = replace(parsing, new_reasoning=None)
     parsing = replace(parsing, shows_reasoning=fields.get("include_reasoning", True))
-    if _reads_special_tokens(parsing, tools, served):
+    if _reads_special_tokens(parsing, _is_native(tools, constraint), served):
         # The engine matches stop strings in the same text that the parsers see.
         fields["skip_special_tokens"] = False
     sampling = make_sampling(
@@ -110,9 +113,31 @@ def _echo(fields: JsonObject, messages: list[JsonObject]) -> tuple[str, ...]:
     return (content,) if content else ()
 
 
-def _reads_special_tokens(parsing: Parsing, tools: ToolPlan, served: ServedModel) -> bool:
+def _room(prompt: ChatPrompt, served: ServedModel) -> Room:
+    """What the grammar of a forced call has to let pass before the call."""
+    room = Room(has_args_token=served.tokenizer.token_id(ARGS_TOKEN) is not None)
+    form, starts_inside = served.thought_format, prompt.starts_in_thought
+    if not form.parses or served.constrains_after_thought or starts_inside is False:
+        return room
+    is_open = form.starts_inside if starts_inside is None else True
+    return replace(
+        room,
+        thought_start="" if is_open else form.start,
+        thought_end=form.end,
+        # A worker that does not say where it begins may begin behind the thought.
+        is_in_thought=is_open and served.constrains_first_token,
+    )
+
+
+def _is_native(tools: ToolPlan, constraint: Constraint | None) -> bool:
+    """Calls come in the model's own format: freely, or bound by a structural tag."""
+    is_free = constraint is None or constraint.kind == "structural_tag"
+    return is_free and tools.mode != "none"
+
+
+def _reads_special_tokens(parsing: Parsing, is_native: bool, served: ServedModel) -> bool:
     """A parser looks for markers that ``skip_special_tokens`` would take out of the text."""
-    if tools.mode == "auto" and parsing.new_tools is not None:
+    if is_native and parsing.new_tools is not None:
         return True
     form, tokenizer = served.thought_format, served.tokenizer
     markers = (form.start, form.end, *form.also_ends)
@@ -131,7 +156,7 @@ def _parsing(
     """Chooses the parsers of the answer.
 
     A constraint that binds from the first token leaves no room for a thought: all of it is
-    content, even if the prompt opened one.
+    content, even if the prompt opened one. Only structural tags let free text pass before them.
     """
     is_free = constraint is None or constraint.kind == "structural_tag"
     new_reasoning: Callable[[], ReasoningParser] | None = None
@@ -140,10 +165,10 @@ def _parsing(
     form = served.tool_format
     make_id = form.ids(n_earlier_calls)
     new_tools: Callable[[], ToolParser] | None = None
-    if tools.mode == "named":
+    if _is_native(tools, constraint):
+        new_tools = partial(form, tools.usable, make_id) if form.parses else None
+    elif tools.mode == "named":
         new_tools = partial(NamedCall, tools.usable[0]["function"]["name"], make_id)
     elif tools.mode == "required":
         new_tools = partial(JsonParser, tools.usable, make_id)
-    elif tools.mode == "auto" and form.parses and is_free:
-        new_tools = partial(form, tools.usable, make_id)
     return Parsing(new_reasoning, new_tools=new_tools, is_parallel=tools.is_parallel)

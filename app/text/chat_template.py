@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import jinja2
@@ -11,7 +10,6 @@ import orjson
 
 from app.errors import InvalidRequest
 from app.protocol.wire_json import JsonObject
-from app.text.encoding_pool import EncodingPool
 from app.text.template_environment import TemplateRefused, make_environment, render
 from app.text.template_files import DEFAULT
 from app.text.template_messages import cut_at_mark, fit, mark_end, render_failure
@@ -32,10 +30,11 @@ _FAULTS = (
     jinja2.TemplateError, ArithmeticError, AttributeError, LookupError, MemoryError,
     RecursionError, TypeError, ValueError,
 )  # fmt: skip
+# Jinja makes Python of a template, which has limits of its own: nested blocks, digits.
+_TOO_MUCH = (MemoryError, OverflowError, RecursionError, SyntaxError, ValueError)
 _MAX_KEPT_ANSWERS = 64
 _MAX_KEPT_KEY_BYTES = 256
 _PROBE: list[JsonObject] = [{"role": "user", "content": "Hello"}]
-# Rendering so much text or so many messages takes about a millisecond.
 _MAX_INLINE_CHARS = 200_000
 _MAX_INLINE_MESSAGES = 50
 
@@ -52,6 +51,11 @@ class _Form:
             raise TokenizerNotLoaded(
                 f"The chat template {name!r} does not compile:"
                 f" {fault.message} (line {fault.lineno})."
+            ) from fault
+        except _TOO_MUCH as fault:
+            reason = str(fault) or type(fault).__name__
+            raise TokenizerNotLoaded(
+                f"The chat template {name!r} does not compile: {reason}."
             ) from fault
         self.content_format = content_format(tree)
         self.wraps_text = self.content_format == "openai" and not tests_for_text(tree)
@@ -156,21 +160,12 @@ class ChatTemplate:
         )
         return cut_at_mark(text, continued) if continue_final_message else text
 
-    async def render_soon(
-        self, messages: Sequence[JsonObject], pool: EncodingPool, **options: Any
-    ) -> str:
-        """Renders; in a thread of the pool when the chat is long.
-
-        Raises:
-            InvalidRequest: As ``render``.
-            CapacityError: Too many texts wait.
-        """
-        n_chars = sum(
-            len(content) for m in messages if isinstance(content := m.get("content"), str)
-        )
-        if n_chars <= _MAX_INLINE_CHARS and len(messages) <= _MAX_INLINE_MESSAGES:
-            return self.render(messages, **options)
-        return await pool.run(partial(self.render, messages, **options))
+    @staticmethod
+    def is_quick(messages: Sequence[JsonObject]) -> bool:
+        """Rendering these takes about a millisecond, so that it needs no thread."""
+        if len(messages) > _MAX_INLINE_MESSAGES:
+            return False
+        return sum(map(_n_chars, messages)) <= _MAX_INLINE_CHARS
 
     def starts_in_thought(self, kwargs: Mapping[str, Any] | None = None) -> bool:
         """The generation prompt ends with the beginning of a thought.
@@ -214,3 +209,10 @@ class ChatTemplate:
         except _FAULTS as fault:
             reason = str(fault) or type(fault).__name__
             raise render_failure(f"The chat template cannot render this chat: {reason}") from fault
+
+
+def _n_chars(message: JsonObject) -> int:
+    content = message.get("content")
+    if isinstance(content, str):
+        return len(content)
+    return sum(len(part["text"]) for part in content or ())

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from app.protocol.engine import Sampling
 from app.protocol.routes import Route
 from app.protocol.wire_json import JsonObject
 from app.text.constraint import read_constraint
@@ -18,6 +17,8 @@ from app.text.served_model import ServedModel
 from app.text.text_request import Shown, TextPrompt, TextRequest, read_stream_options
 
 _DEFAULT_MAX_TOKENS = 16  # OpenAI's, vLLM's and SGLang's
+MAX_GENERATIONS = 1024
+"""As many as prompts: each choice of each is two calls of its own to the workers."""
 
 
 async def read_completion(body: JsonObject, served: ServedModel) -> TextRequest:
@@ -44,13 +45,14 @@ async def read_completion(body: JsonObject, served: ServedModel) -> TextRequest:
         fields, served.defaults, read_constraint(fields), n_vocab=served.tokenizer.n_vocab
     )
     items, is_batch = _prompts(fields.get("prompt"))
+    check_generations(len(items), n, "n")
     prompts: list[TextPrompt] = []
-    for item in items:
-        prompt = await tokenized(served, item, sampling, fields, "prompt")
+    for ids, text in await tokenized(served, items, fields, "prompt"):
+        prompt = TextPrompt(ids, text, sampling)
         check_length(served, len(prompt.ids), None if is_default_budget else sampling, "prompt")
         prompts.append(prompt if not is_default_budget else fitted(served, prompt))
     if fields.get("echo", False):
-        shown = replace(shown, echo=tuple(_echo(served, prompt) for prompt in prompts))
+        shown = replace(shown, echo=tuple([await _echo(served, prompt) for prompt in prompts]))
     return TextRequest(
         Route.COMPLETIONS,
         served,
@@ -65,13 +67,9 @@ async def read_completion(body: JsonObject, served: ServedModel) -> TextRequest:
 
 
 async def tokenized(
-    served: ServedModel,
-    item: str | Sequence[int],
-    sampling: Sampling,
-    fields: JsonObject,
-    param: str,
-) -> TextPrompt:
-    """Makes a prompt of text or of tokens.
+    served: ServedModel, items: Sequence[str | Sequence[int]], fields: JsonObject, param: str
+) -> list[tuple[Sequence[int], str | None]]:
+    """Tokens of each prompt, and its text if it came as one; all are of one kind.
 
     Text gets the model's special tokens (BOS) unless the client says otherwise, as in vLLM's own
     server.
@@ -80,19 +78,33 @@ async def tokenized(
         InvalidRequest: A token does not exist.
     """
     tokenizer = served.tokenizer
-    text: str | None = None
-    ids: Sequence[int]
-    if isinstance(item, str):
-        text = item
-        ids = await tokenizer.encode_soon(item, fields.get("add_special_tokens", True))
-    else:
-        ids = item
+    keep = fields.get("truncate_prompt_tokens")
+    texts = [item for item in items if isinstance(item, str)]
+    if texts:
+        encoded = await tokenizer.encode_all_soon(texts, fields.get("add_special_tokens", True))
+        return [
+            (truncated(served, ids, keep), text) for ids, text in zip(encoded, texts, strict=True)
+        ]
+    listed = [item for item in items if not isinstance(item, str)]
+    for ids in listed:
         if ids and not 0 <= min(ids) <= max(ids) < tokenizer.n_vocab:
             refuse(
                 param, f"must hold token ids below {tokenizer.n_vocab}, the size of the vocabulary"
             )
-    ids = truncated(served, ids, fields.get("truncate_prompt_tokens"))
-    return TextPrompt(ids, text, sampling)
+    return [(truncated(served, ids, keep), None) for ids in listed]
+
+
+def check_generations(n_prompts: int, n: int, param: str) -> None:
+    """Refuses more choices of more prompts than one request may have.
+
+    Raises:
+        InvalidRequest: There are.
+    """
+    if n_prompts * n > MAX_GENERATIONS:
+        refuse(
+            param,
+            f"is {n} for {n_prompts} prompts; at most {MAX_GENERATIONS} answers are given at once",
+        )
 
 
 def split_prompts(value: Any) -> tuple[list[Any], bool] | None:
@@ -144,7 +156,7 @@ def _shown(fields: JsonObject) -> Shown:
     return read_stream_options(fields, shown)
 
 
-def _echo(served: ServedModel, prompt: TextPrompt) -> str:
+async def _echo(served: ServedModel, prompt: TextPrompt) -> str:
     if prompt.text is not None:
         return prompt.text
-    return served.tokenizer.decode(prompt.ids, skip_special_tokens=False)
+    return await served.tokenizer.decode_soon(prompt.ids, skip_special_tokens=False)

@@ -7,9 +7,9 @@ from typing import Any
 import orjson
 
 from app.protocol.engine import Constraint, ConstraintKind
-from app.protocol.prompts import dump_nested
 from app.protocol.wire_json import JsonObject
 from app.text.field_rules import refuse
+from app.text.schema_text import MAX_TAG_LEVELS, schema_text
 
 # Field -> kind. The names without prefix are SMG's and SGLang's, those with it vLLM's older ones.
 _FIELDS: dict[str, ConstraintKind] = {
@@ -84,7 +84,7 @@ def _response_format(wanted: JsonObject) -> Constraint | None:
     if kind == "json_object":
         return Constraint("json_object")
     if kind == "structural_tag":
-        return Constraint("structural_tag", _as_json(wanted, "response_format"))
+        return _make("structural_tag", wanted, "response_format")
     if kind != "json_schema":
         refuse(
             "response_format.type",
@@ -108,8 +108,10 @@ def _make(kind: ConstraintKind, value: Any, param: str) -> Constraint | None:
         return Constraint("json_object") if value else None
     if kind == "choice":
         return Constraint("choice", _choices(value, param))
-    if kind in ("json_schema", "structural_tag"):
-        return Constraint(kind, _json_text(value, param))
+    if kind == "json_schema":
+        return Constraint(kind, _schema(value, param))
+    if kind == "structural_tag":
+        return Constraint(kind, _tag(value, param))
     if not isinstance(value, str) or not value:
         refuse(param, "must be a non-empty string")
     return Constraint(kind, value)
@@ -123,20 +125,30 @@ def _choices(value: Any, param: str) -> tuple[str, ...]:
     return tuple(value)
 
 
-def _json_text(value: Any, param: str) -> str:
+def _schema(value: Any, param: str) -> str:
     """A schema may come as an object or as its text; both must be JSON."""
+    schema = _parsed(value, param)
+    if not isinstance(schema, dict | bool):
+        refuse(param, "must be a JSON schema: an object, true or false")
+    made = schema_text(schema, param)
+    return value if isinstance(value, str) else made
+
+
+def _tag(value: Any, param: str) -> str:
+    tag = _parsed(value, param)
+    if not isinstance(tag, dict):
+        refuse(param, "must be an object")
+    # The second form is the older one; xgrammar reads both.
+    if not isinstance(tag.get("format"), dict) and not isinstance(tag.get("structures"), list):
+        refuse(param, "must have a format (an object) or structures (a list)")
+    made = schema_text(tag, param, most=MAX_TAG_LEVELS)
+    return value if isinstance(value, str) else made
+
+
+def _parsed(value: Any, param: str) -> Any:
     if not isinstance(value, str):
-        return _as_json(value, param)
+        return value
     try:
-        parsed = orjson.loads(value)
+        return orjson.loads(value)
     except orjson.JSONDecodeError as error:
         refuse(param, f"is not valid JSON: {error}")
-    if not isinstance(parsed, dict | bool):
-        refuse(param, "must be a JSON object")
-    return value
-
-
-def _as_json(value: Any, param: str) -> str:
-    if not isinstance(value, dict | bool):
-        refuse(param, "must be an object")
-    return dump_nested(value, param).decode()

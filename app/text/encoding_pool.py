@@ -29,11 +29,19 @@ class EncodingPool:
     Args:
         n_threads: Jobs at a time; as many as cores, at most 4, when left out.
         max_waiting: Jobs that may wait for a thread; one more is refused.
+        work: What the jobs are, for that refusal.
     """
 
-    def __init__(self, *, n_threads: int | None = None, max_waiting: int = 256) -> None:
+    def __init__(
+        self,
+        *,
+        n_threads: int | None = None,
+        max_waiting: int = 256,
+        work: str = "long prompts wait to be tokenized",
+    ) -> None:
         self._n_threads = n_threads or min(_MAX_THREADS, os.cpu_count() or 1)
         self._max_jobs = self._n_threads + max_waiting
+        self._work = work
         self._n_jobs = 0
         self._lock = threading.Lock()
         self._threads = ThreadPoolExecutor(self._n_threads, thread_name_prefix="text")
@@ -55,7 +63,7 @@ class EncodingPool:
         with self._lock:
             if self._n_jobs >= self._max_jobs:
                 raise CapacityError(
-                    "Too many long prompts wait to be tokenized; try again.",
+                    f"Too many {self._work}; try again.",
                     code="tokenizer_busy",
                     retry_after_s=_RETRY_AFTER_S,
                 )

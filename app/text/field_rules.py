@@ -13,6 +13,11 @@ from app.errors import InvalidRequest
 from app.protocol.wire_json import JsonObject
 
 _MAX_TOKEN_ID = 2**32 - 1
+_MAX_STOP_CHARS = 1024
+_MAX_IDS = 4096
+# The wire has 32 bits for a number. What they hold as 0 would mean "left out" there.
+LARGEST_REAL = 3.4e38
+_SMALLEST_REAL = 2.0**-126
 
 
 class Rule(Protocol):
@@ -28,7 +33,10 @@ class Rule(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Real:
-    """A number from ``low`` to ``high``; without ``low`` itself if ``is_open``."""
+    """A number from ``low`` to ``high``; without ``low`` itself if ``is_open``.
+
+    Then ``low`` is 0, and what is too close to it for the wire is taken a little larger.
+    """
 
     low: float
     high: float
@@ -42,7 +50,7 @@ class Real:
             above = f"above {self.low:g} and" if self.is_open else f"from {self.low:g}"
             edge = "at most" if self.is_open else "to"
             refuse(param, f"must be {above} {edge} {self.high:g}, not {value:g}")
-        return float(value)
+        return max(float(value), _SMALLEST_REAL) if self.is_open else float(value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,17 +112,21 @@ class Texts:
             refuse(param, f"holds {len(items)} strings; at most {self.most} are taken")
         if "" in items:
             refuse(param, "must not hold an empty string")
+        if (longest := max(map(len, items), default=0)) > _MAX_STOP_CHARS:
+            refuse(param, f"holds {longest} characters in one string; at most {_MAX_STOP_CHARS} do")
         return tuple(items)
 
 
 @dataclass(frozen=True, slots=True)
 class Ids:
-    """A list of token ids."""
+    """A list of token ids, not longer than anybody needs."""
 
     def read(self, value: Any, param: str) -> tuple[int, ...]:
         """Returns them."""
-        if not isinstance(value, list) or not all(type(item) is int for item in value):
+        if not isinstance(value, list) or not set(map(type, value)) <= {int}:
             refuse(param, "must be a list of token ids")
+        if len(value) > _MAX_IDS:
+            refuse(param, f"holds {len(value)} token ids; at most {_MAX_IDS} are taken")
         if value and not 0 <= min(value) <= max(value) <= _MAX_TOKEN_ID:
             refuse(param, f"must hold token ids from 0 to {_MAX_TOKEN_ID}")
         return tuple(value)
@@ -131,8 +143,10 @@ class Biases:
         bias = Real(-100, 100)
         read: dict[int, float] = {}
         for key, number in value.items():
-            if not key.isascii() or not key.isdigit() or int(key) > 2**31 - 1:
-                refuse(param, f"has the key {key!r}, which is no token id")
+            # Python refuses to read thousands of digits, even zeros.
+            is_id = key.isascii() and key.isdigit() and len(key) <= 10
+            if not is_id or int(key) > 2**31 - 1:
+                refuse(param, f"has the key {key[:40]!r}, which is no token id")
             read[int(key)] = bias.read(number, f"{param}.{key}")
         return read
 

@@ -12,7 +12,7 @@ from typing import Any
 from app.protocol.engine import Sampling
 from app.protocol.routes import Route
 from app.protocol.wire_json import JsonObject
-from app.text.completion_request import split_prompts, tokenized
+from app.text.completion_request import check_generations, split_prompts, tokenized
 from app.text.constraint import read_constraint
 from app.text.field_rules import Flag, Whole, refuse
 from app.text.prompt_length import check_length, fitted
@@ -51,21 +51,24 @@ async def read_generate(body: JsonObject, served: ServedModel) -> TextRequest:
     listed = params if isinstance(params, list) else [params] * len(items)
     prompts: list[TextPrompt] = []
     choices: set[int] = set()
-    for item, wanted in zip(items, listed, strict=True):
+    made = await tokenized(served, items, {}, param)
+    for (ids, text), wanted in zip(made, listed, strict=True):
         sampling, n, is_default_budget = _sampling(wanted, counts, served, unknown)
         choices.add(n)
-        prompt = await tokenized(served, item, sampling, {}, param)
+        prompt = TextPrompt(ids, text, sampling)
         check_length(served, len(prompt.ids), None if is_default_budget else sampling, param)
         prompts.append(fitted(served, prompt) if is_default_budget else prompt)
     if len(choices) > 1:
         refuse("sampling_params.n", "must be the same for all prompts of a batch")
+    n = choices.pop()
+    check_generations(len(items), n, "sampling_params.n")
     return TextRequest(
         Route.GENERATE,
         served,
         fields.get("model", served.name),
         tuple(prompts),
         is_batch=is_batch,
-        n=choices.pop(),
+        n=n,
         stream=fields.get("stream", False),
         shown=shown,
         unknown=tuple(dict.fromkeys(unknown)),

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from app.text.field_rules import (
+    LARGEST_REAL,
     Anything,
     Biases,
     FieldTable,
@@ -27,7 +28,6 @@ from app.text.field_rules import (
 MAX_LOGPROBS = 20
 _MAX_COUNT = 2**31 - 1
 _ANY_SEED = Whole(-(2**63), 2**64 - 1)
-_LARGEST = float("inf")
 _CHOICES = Whole(1, 128)
 
 _SAMPLING: dict[str, Rule] = {
@@ -37,7 +37,7 @@ _SAMPLING: dict[str, Rule] = {
     "min_p": Real(0, 1),
     "frequency_penalty": Real(-2, 2),
     "presence_penalty": Real(-2, 2),
-    "repetition_penalty": Real(0, _LARGEST, is_open=True),
+    "repetition_penalty": Real(0, LARGEST_REAL, is_open=True),
     "stop_token_ids": Ids(),
     "ignore_eos": Flag(),
     "skip_special_tokens": Flag(),

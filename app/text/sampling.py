@@ -66,12 +66,12 @@ def make_sampling(
             f"is {sampling.min_tokens}, but at most {limit} tokens may be generated",
         )
     for name in ("stop_token_ids", "logit_bias"):
-        for token_id in getattr(sampling, name):
-            if token_id >= n_vocab:
-                refuse(
-                    words.get(name, name),
-                    f"names token {token_id}; the model's vocabulary ends at {n_vocab - 1}",
-                )
+        token_id = max(getattr(sampling, name), default=0)
+        if token_id >= n_vocab:
+            refuse(
+                words.get(name, name),
+                f"names token {token_id}; the model's vocabulary ends at {n_vocab - 1}",
+            )
     return sampling
 
 

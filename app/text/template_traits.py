@@ -17,7 +17,10 @@ _THOUGHT_MARKERS = (
     ("[THINK]", "[/THINK]"),
     ("<seed:think>", "</seed:think>"),
     ("\u25c1think\u25b7", "\u25c1/think\u25b7"),
+    ("<|START_THINKING|>", "<|END_THINKING|>"),
 )
+_LONGEST = 64
+"""Characters that a marker and the white space behind it may take."""
 
 
 def content_format(tree: nodes.Template) -> ContentFormat:
@@ -55,13 +58,17 @@ def opens_thought(prompt: str, continued: str = "") -> bool:
     Args:
         prompt: The rendered prompt.
         continued: The end of the last message when that is to be continued; its thought
-            may have begun long before the prompt's end.
+            may have begun long before the prompt's end, within it or right before it.
     """
-    end = prompt[-64:].rstrip()
-    return any(
-        end.endswith(begin) or continued.rfind(begin) > continued.rfind(close)
-        for begin, close in _THOUGHT_MARKERS
-    )
+    end = prompt[-_LONGEST:].rstrip()
+    at = prompt.rfind(kept) if (kept := continued.strip()) else -1
+    before = prompt[max(0, at - _LONGEST) : max(0, at)].rstrip()
+    for begin, close in _THOUGHT_MARKERS:
+        opened, closed = continued.rfind(begin), continued.rfind(close)
+        is_open = opened > closed or (closed < 0 and before.endswith(begin))
+        if is_open or end.endswith(begin):
+            return True
+    return False
 
 
 def _names_of_content(tree: nodes.Template) -> set[str]:

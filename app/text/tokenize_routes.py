@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from app.protocol.wire_json import JsonObject
-from app.text.chat_messages import read_messages
+from app.text.chat_messages import read_messages_soon
 from app.text.chat_prompt import render
 from app.text.field_rules import Anything, FieldTable, Flag, Object, Objects, Text, refuse
 from app.text.served_model import ServedModel
@@ -48,7 +48,7 @@ async def tokenize(body: JsonObject, served: ServedModel) -> JsonObject:
     is_chat = "messages" in body
     fields = (_CHAT if is_chat else _COMPLETION).read(body)
     if is_chat:
-        messages = read_messages(fields.get("messages", []))
+        messages = await read_messages_soon(fields.get("messages", []), served.tokenizer.pool)
         prompt = await render(fields, messages, read_tools(fields), served)
         texts: Any = prompt.text
     else:
@@ -58,11 +58,11 @@ async def tokenize(body: JsonObject, served: ServedModel) -> JsonObject:
         refuse("prompt", "must be a string or a list of strings")
     # Chat templates write the special tokens themselves.
     adds = fields.get("add_special_tokens", not is_chat)
-    tokens = [await served.tokenizer.encode_soon(item, adds) for item in items]
+    tokens = await served.tokenizer.encode_all_soon(items, adds)
     counts = [len(ids) for ids in tokens]
     strings: Any = None
     if fields.get("return_token_strs", False):
-        strings = [[served.tokenizer.token_text(token_id) for token_id in ids] for ids in tokens]
+        strings = await served.tokenizer.token_texts_soon(tokens)
     if isinstance(texts, str):
         return _tokenized(tokens[0], counts[0], strings and strings[0], served)
     return _tokenized(tokens, counts, strings, served)

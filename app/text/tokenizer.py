@@ -19,6 +19,8 @@ from app.text.tokenizer_files import TokenizerFiles, find_folder, read_files
 
 # Encoding so many characters takes 0.4 ms; a thread costs 0.05 to 0.1 ms more.
 _MAX_INLINE_CHARS = 1024
+# Decoding so many takes about as long.
+_MAX_INLINE_IDS = 4096
 # Words, white space, several scripts, an emoji of several code points.
 _SAMPLE = (
     "A  fine day, \u00e9t\u00e9!\n\t42 \u4e16\u754c \u0935\u093f \U0001f469\u200d\U0001f4bb x=1;"
@@ -35,6 +37,7 @@ class Tokenizer:
         pool: Threads for long texts; an own one when left out.
 
     Attributes:
+        named_tokens: ``bos_token`` and the like, and what they stand for in templates.
         eos_ids: Ids that end an answer: those of config.json, of generation_config.json
             and the tokenizer's own.
         bos_id: The id that begins a text, if the model has one.
@@ -56,7 +59,7 @@ class Tokenizer:
         self.chat = chat
         self.pool = pool or EncodingPool()
         added = tokenizer.get_added_tokens_decoder()
-        names = files.special_tokens()
+        names = self.named_tokens = files.special_tokens()
         self.added_tokens: dict[int, str] = {at: token.content for at, token in added.items()}
         self.special_ids = frozenset(at for at, token in added.items() if token.special)
         own_eos = self.token_id(names.get("eos_token", ""))
@@ -131,6 +134,33 @@ class Tokenizer:
             return self.encode(text, add_special_tokens)
         return await self.pool.run(partial(self.encode, text, add_special_tokens))
 
+    async def encode_all_soon(
+        self, texts: Sequence[str], add_special_tokens: bool
+    ) -> list[list[int]]:
+        """Encodes several texts; in a thread when they are long together.
+
+        Raises:
+            InvalidRequest: A text holds half a surrogate pair.
+            CapacityError: Too many texts wait.
+        """
+
+        def encode_all() -> list[list[int]]:
+            return [self.encode(text, add_special_tokens) for text in texts]
+
+        if sum(map(len, texts)) <= _MAX_INLINE_CHARS:
+            return encode_all()
+        return await self.pool.run(encode_all)
+
+    async def decode_soon(self, ids: Sequence[int], skip_special_tokens: bool) -> str:
+        """Decodes a whole list; in a thread when it is long.
+
+        Raises:
+            CapacityError: Too many texts wait.
+        """
+        if len(ids) <= _MAX_INLINE_IDS:
+            return self.decode(ids, skip_special_tokens)
+        return await self.pool.run(partial(self.decode, ids, skip_special_tokens))
+
     def decode(
         self,
         ids: Sequence[int],
@@ -157,6 +187,20 @@ class Tokenizer:
     def token_text(self, token_id: int) -> str:
         """``token_bytes`` as text, U+FFFD for what is no whole character."""
         return self.token_bytes(token_id).decode(errors="replace")
+
+    async def token_texts_soon(self, lists: Sequence[Sequence[int]]) -> list[list[str]]:
+        """``token_text`` of every token; in a thread when there are many.
+
+        Raises:
+            CapacityError: Too many texts wait.
+        """
+
+        def token_texts() -> list[list[str]]:
+            return [[self.token_text(token_id) for token_id in ids] for ids in lists]
+
+        if sum(map(len, lists)) <= _MAX_INLINE_IDS:
+            return token_texts()
+        return await self.pool.run(token_texts)
 
     def token(self, token_id: int) -> str | None:
         """A token as the vocabulary writes it; None for an unknown id."""

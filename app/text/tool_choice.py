@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from app.protocol.engine import Constraint
-from app.protocol.prompts import dump_nested
 from app.protocol.wire_json import JsonObject
+from app.text.calls_schema import calls_schema
 from app.text.field_rules import refuse
+from app.text.schema_text import schema_text
 
 Mode = Literal["none", "auto", "required", "named"]
 
@@ -39,10 +40,10 @@ class ToolPlan:
         """
         if self.mode == "named":
             schema = self.usable[0]["function"].get("parameters") or {"type": "object"}
-            return Constraint("json_schema", dump_nested(schema, "tools").decode())
+            return Constraint("json_schema", schema_text(schema, "tools"))
         if self.mode == "required":
-            schema = _calls_schema(self.usable, is_parallel=self.is_parallel)
-            return Constraint("json_schema", dump_nested(schema, "tools").decode())
+            schema = calls_schema(self.usable, is_parallel=self.is_parallel)
+            return Constraint("json_schema", schema_text(schema, "tools"))
         return None
 
 
@@ -88,7 +89,19 @@ def _tool(tool: JsonObject, param: str) -> JsonObject:
     parameters = function.get("parameters")
     if parameters is not None and not isinstance(parameters, dict):
         refuse(f"{param}.function.parameters", "must be a JSON schema object")
+    if parameters:
+        _check_parameters(parameters, f"{param}.function.parameters")
     return tool if "type" in tool else {"type": "function", **tool}
+
+
+def _check_parameters(schema: JsonObject, param: str) -> None:
+    """Arguments are an object; OpenAI refuses any other type, too."""
+    kind = schema.get("type", "object")
+    if kind != "object" and not (isinstance(kind, list) and "object" in kind):
+        refuse(f"{param}.type", "must be object")
+    for name in ("properties", "$defs", "definitions"):
+        if not isinstance(schema.get(name) or {}, dict):
+            refuse(f"{param}.{name}", "must be an object")
 
 
 def _legacy_choice(choice: Any) -> Any:
@@ -133,39 +146,3 @@ def _find(name: str, tools: Sequence[JsonObject]) -> JsonObject:
         if tool["function"]["name"] == name:
             return tool
     return refuse("tool_choice", f"names the function {name!r}, which is not in tools")
-
-
-def _calls_schema(tools: Sequence[JsonObject], *, is_parallel: bool) -> JsonObject:
-    """An array of at least one call, each of one tool; vLLM's shape for ``required``."""
-    definitions: JsonObject = {}
-    calls: list[JsonObject] = []
-    for tool in tools:
-        function = tool["function"]
-        parameters = dict(function.get("parameters") or {"type": "object", "properties": {}})
-        for key in ("$defs", "definitions"):
-            _merge(definitions.setdefault(key, {}), parameters.pop(key, None) or {}, key)
-        calls.append(
-            {
-                "properties": {
-                    "name": {"type": "string", "enum": [function["name"]]},
-                    "parameters": parameters,
-                },
-                "required": ["name", "parameters"],
-            }
-        )
-    schema: JsonObject = {
-        "type": "array",
-        "minItems": 1,
-        "items": {"type": "object", "anyOf": calls},
-    }
-    if not is_parallel:
-        schema["maxItems"] = 1
-    return schema | {key: merged for key, merged in definitions.items() if merged}
-
-
-def _merge(merged: JsonObject, more: Any, key: str) -> None:
-    if not isinstance(more, dict):
-        refuse("tools", f"has a parameters.{key} that is no object")
-    for name, schema in more.items():
-        if merged.setdefault(name, schema) != schema:
-            refuse("tools", f"define {name!r} in {key} in two different ways")

@@ -70,13 +70,16 @@ class WorkerClients:
             # gRPC and its messages are 13 MB that a gateway before SGLang never needs.
             from app.upstream.vllm_worker import VllmWorker  # noqa: PLC0415
 
-            client = self._vllm_clients[worker.id] = VllmWorker(
+            client = VllmWorker(
                 worker,
                 tls=self._grpc_tls,
                 connect_timeout_s=self._connect_timeout_s,
                 control_timeout_s=self._control_timeout_s,
                 on_info=self._on_info,
             )
+            if worker.state is not State.GONE:
+                # As below; a channel that was never connected costs nothing to forget.
+                self._vllm_clients[worker.id] = client
         return client
 
     def get(self, worker: Worker) -> SglangWorkerClient:
@@ -100,6 +103,24 @@ class WorkerClients:
                 # Else nobody would ever drop it; its idle connections expire by themselves.
                 self._clients[worker.id] = client
         return client
+
+    def n_running(self, worker: Worker) -> int:
+        """Calls that are open on a worker, those that no request waits for included."""
+        client = self._known(worker)
+        return 0 if client is None else client.running.n_active
+
+    def end(self, worker: Worker) -> int:
+        """Fail every call that runs on a worker; returns how many there were."""
+        client = self._known(worker)
+        return 0 if client is None else client.running.fail_all()
+
+    def take_heard(self, worker: Worker) -> bool:
+        """Whether a worker sent a part of an answer since this was asked last."""
+        client = self._known(worker)
+        return client is not None and client.running.take_heard()
+
+    def _known(self, worker: Worker) -> SglangWorkerClient | VllmWorker | None:
+        return self._clients.get(worker.id) or self._vllm_clients.get(worker.id)
 
     async def drop(self, worker: Worker) -> None:
         """Close the connections to a worker that was removed."""

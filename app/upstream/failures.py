@@ -9,6 +9,7 @@
       BrokenResponse      the answer was cut, reset or is not HTTP/1.1
       RpcFailed           the engine ended the call with an error status (gRPC only)
       BodyTooLong         the answer is longer than the caller takes
+      WorkerRemoved       the gateway ended the call: the worker was removed
 """
 
 from __future__ import annotations
@@ -45,6 +46,21 @@ class SilenceTimeout(UpstreamError):
 
 class BrokenResponse(UpstreamError):
     """The answer ended in the middle, was reset, or breaks the rules of HTTP/1.1."""
+
+
+class WorkerRemoved(UpstreamError):
+    """The worker was taken out of the registry while the call ran."""
+
+
+def removal(*, was_sent: bool) -> UpstreamError:
+    """Return the failure of a call to a worker that is removed.
+
+    Args:
+        was_sent: A byte of the request may have reached the engine.
+    """
+    if was_sent:
+        return WorkerRemoved("The worker was removed during the request.")
+    return ConnectFailed("The worker was removed before the request was sent.")
 
 
 class BodyTooLong(UpstreamError):

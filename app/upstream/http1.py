@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from urllib.parse import urlsplit
 
 from app.clock import Clock
-from app.upstream.failures import BrokenResponse, ConnectFailed
+from app.upstream.failures import removal
 from app.upstream.http1_connection import Http1Connection
 from app.upstream.http1_exchange import Exchange
 from app.upstream.http1_request import HeaderLines, encode_head, encode_lines
@@ -41,6 +41,9 @@ class Http1Pool:
         max_head_bytes: Longest response head, and longest run of bytes between two pieces of
             body, that a worker may send.
         now_s: Clock of the idle times and of silence.
+
+    Attributes:
+        was_heard: Set when a sweep finds that a part of a body came.
 
     Raises:
         ValueError: The URL is not of that form.
@@ -84,6 +87,7 @@ class Http1Pool:
         self._sweep_s = _MAX_SWEEP_S
         self._drained: asyncio.Future[None] | None = None
         self._is_closed = False
+        self.was_heard = False
 
     @property
     def n_open(self) -> int:
@@ -136,15 +140,25 @@ class Http1Pool:
             ),
         )
 
+    def fail_all(self) -> int:
+        """Fails what is running, since the worker is removed; returns how many were running."""
+        running = list(self._active)
+        for exchange in running:
+            exchange.fail(removal(was_sent=exchange.sent))
+        return len(running)
+
+    def take_heard(self) -> bool:
+        """Whether a part of some body came since this was asked last."""
+        now_s = self._now_s()
+        for exchange in list(self._active):
+            exchange.sweep(now_s)
+        was_heard, self.was_heard = self.was_heard, False
+        return was_heard
+
     async def aclose(self) -> None:
         """Fails what is running, closes every connection and waits until they are gone."""
         self._is_closed = True
-        for exchange in list(self._active):
-            exchange.fail(
-                BrokenResponse("The worker was removed during the request.")
-                if exchange.sent
-                else ConnectFailed("The worker was removed before the request was sent.")
-            )
+        self.fail_all()
         for connection in list(self._open):
             connection.abort()
         self._idle.clear()
@@ -163,10 +177,15 @@ class Http1Pool:
             ConnectFailed: The pool is closed.
         """
         if self._is_closed:
-            raise ConnectFailed("The worker was removed before the request was sent.")
+            raise removal(was_sent=False)
         self._active.add(exchange)
         sweep_s = exchange.sweep_s
         if self._sweep_timer is None or sweep_s < self._sweep_s:
+            self._sweep_in(sweep_s)
+
+    def hurry(self, sweep_s: float) -> None:
+        """An exchange that runs has got a shorter limit."""
+        if self._sweep_timer is not None and sweep_s < self._sweep_s:
             self._sweep_in(sweep_s)
 
     def end(self, exchange: Exchange) -> None:

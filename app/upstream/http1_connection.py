@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import select
+import ssl
 from collections.abc import Callable
 from typing import cast
 
@@ -182,7 +183,11 @@ class Http1Connection(ResponseReader, asyncio.Protocol):
         if exc is not None:
             # A reset may have swallowed bytes: it never completes a body.
             self._ends_with_eof = False
-        self._end("closed the connection" if exc is None else "reset the connection")
+        if isinstance(exc, ssl.SSLError):
+            # Such as a worker that wants a client certificate: it says so after the handshake.
+            self._end(f"ended the connection by TLS ({exc.reason or exc})")
+        else:
+            self._end("closed the connection" if exc is None else "reset the connection")
         self._on_lost(self)
 
     # Inner steps.

@@ -10,48 +10,34 @@ from app.upstream.failures import (
     BodyTooLong,
     ConnectFailed,
     ConnectTimeout,
-    SilenceTimeout,
     UpstreamError,
 )
 from app.upstream.http1_connection import Http1Connection
 from app.upstream.http1_response import Head
+from app.upstream.http1_watch import Watched
 
 if TYPE_CHECKING:
     from app.upstream.http1 import Http1Pool
 
-_MAX_SWEEP_S = 1.0
-_MIN_SWEEP_S = 0.01
 
-
-class Exchange:
+class Exchange(Watched):
     """A request, sent by :meth:`head`, and its body, given by :meth:`chunk` or :meth:`read`.
 
     Whatever happens, :meth:`close` must be called in the end.
     One task at a time may await it. :meth:`fail` and :meth:`close` may be called from any task
     of the loop. An await that is cancelled loses nothing: it may be repeated, or the exchange
     closed, which then aborts the connection.
-
-    Attributes:
-        sent: A byte of the request was handed to a transport, so an engine may have seen it.
-        sweep_s: How often the pool looks for silence on behalf of this exchange.
     """
 
     __slots__ = (
         "_body",
         "_connect_timeout_s",
-        "_connection",
         "_deadline",
         "_failure",
         "_head",
         "_is_bodiless",
         "_is_closed",
-        "_n_unwritten_bytes",
-        "_pool",
-        "_silence_timeout_s",
-        "_silent_since_s",
         "_was_done",
-        "sent",
-        "sweep_s",
     )
 
     def __init__(
@@ -64,21 +50,15 @@ class Exchange:
         silence_timeout_s: float,
         connect_timeout_s: float,
     ) -> None:
-        self._pool = pool
+        super().__init__(pool, silence_timeout_s)
         self._head = head
         self._body = body
         self._is_bodiless = is_bodiless
-        self._silence_timeout_s = silence_timeout_s
         self._connect_timeout_s = connect_timeout_s
-        self._connection: Http1Connection | None = None
         self._deadline: asyncio.Timeout | None = None
         self._failure: BaseException | None = None
-        self._silent_since_s = 0.0
-        self._n_unwritten_bytes = 0
         self._is_closed = False
         self._was_done = False
-        self.sent = False
-        self.sweep_s = max(_MIN_SWEEP_S, min(_MAX_SWEEP_S, silence_timeout_s / 4))
 
     @property
     def done(self) -> bool:
@@ -226,38 +206,6 @@ class Exchange:
         self._is_closed = True
         self._pool.end(self)
 
-    def sweep(self, now_s: float) -> None:
-        """Breaks the response off when the worker was silent for too long.
-
-        Args:
-            now_s: The pool's clock; silence counts from the first sweep after the last byte.
-        """
-        connection = self._connection
-        if connection is None or not self.sent:
-            return
-        if connection.is_done or connection.failure is not None:
-            return
-        transport = connection.transport
-        n_unwritten_bytes = 0 if transport is None else transport.get_write_buffer_size()
-        if (
-            connection.was_heard
-            # A slow reader of ours, or a worker still taking the request, is not silence.
-            or connection.is_paused
-            or n_unwritten_bytes != self._n_unwritten_bytes
-        ):
-            connection.was_heard = False
-            self._n_unwritten_bytes = n_unwritten_bytes
-            self._silent_since_s = now_s
-        elif now_s - self._silent_since_s >= self._silence_timeout_s:
-            where = "head" if not connection.is_head_complete else "body"
-            connection.break_off(
-                SilenceTimeout(
-                    f"The worker sent nothing for {self._silence_timeout_s:g} s "
-                    f"while its response {where} was awaited.",
-                    "body" if connection.is_head_complete else "head",
-                )
-            )
-
     async def _connect(self) -> Http1Connection:
         pool = self._pool
         connection = pool.new_connection()
@@ -275,7 +223,8 @@ class Exchange:
                 )
             if self._failure is not None:
                 raise self._failure
-            if not connection.is_usable():
+            # Over TLS unread bytes mean nothing yet: a worker sends tickets after the handshake.
+            if connection.is_closing() or (pool.ssl_context is None and not connection.is_usable()):
                 raise ConnectFailed(f"{where} closed the connection before the request was sent.")
         except BaseException as exc:
             pool.give_up(connection)

@@ -13,10 +13,12 @@ import orjson
 import structlog
 
 from app.clock import Clock
+from app.upstream.failures import removal
 from app.upstream.http1 import Exchange, HeaderLines, Http1Pool, encode_lines
 from app.upstream.http1_transport import Http1Transport
 from app.upstream.sglang_info import role_conflict, worker_info
-from app.workers.health import ProbeResult
+from app.workers.probe_rules import ProbeResult
+from app.workers.states import State
 from app.workers.worker import Engine, Role, Worker, WorkerInfo
 
 ABORT_TIMEOUT_S = 2.0
@@ -98,14 +100,22 @@ class SglangWorkerClient:
             target: Path of the route.
             header_lines: What both legs are sent.
             body: The whole body.
-            silence_timeout_s: Longest time without a byte from the worker.
+            silence_timeout_s: Longest time without a byte from the worker; may be changed later.
         """
         if key := self._worker.spec.api_key:
             credential = encode_lines([(b"authorization", b"Bearer " + key.encode())])
             header_lines = HeaderLines(header_lines + credential)
-        return self.pool.exchange(
+        exchange = self.pool.exchange(
             b"POST", target, header_lines, body, silence_timeout_s=silence_timeout_s
         )
+        if self._worker.state is State.GONE:
+            exchange.fail(removal(was_sent=False))
+        return exchange
+
+    @property
+    def running(self) -> Http1Pool:
+        """Its calls, legs and control calls alike."""
+        return self.pool
 
     async def aclose(self) -> None:
         """Close every connection."""
@@ -114,12 +124,15 @@ class SglangWorkerClient:
 
     async def probe(self) -> ProbeResult:
         """Ask the health endpoint once; a failure is a result, nothing is raised."""
+        limit_s = self._worker.spec.probes.timeout_s or self._control_timeout_s
         try:
-            async with asyncio.timeout(self._control_timeout_s):
-                response = await self.http.get(self._health_path, headers=self._headers())
-        except TimeoutError:
+            async with asyncio.timeout(limit_s):
+                response = await self.http.get(
+                    self._health_path, headers=self._headers(), timeout=limit_s
+                )
+        except (TimeoutError, httpx.ReadTimeout):
             return ProbeResult(
-                False, f"{self._health_path} gave no answer in {self._control_timeout_s:g} s."
+                False, f"{self._health_path} gave no answer in {limit_s:g} s.", is_silence=True
             )
         except (httpx.ConnectError, httpx.ConnectTimeout) as exc:
             return ProbeResult(False, f"No connection: {_sentence(exc)}", is_connect_failure=True)

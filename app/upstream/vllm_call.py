@@ -16,10 +16,12 @@ from app.upstream.failures import (
     ConnectTimeout,
     RpcFailed,
     SilenceTimeout,
+    UpstreamError,
 )
 from app.upstream.generated import vllm_engine_pb2 as pb
 from app.upstream.vllm_channel import VllmChannel
 from app.upstream.vllm_messages import from_wire
+from app.upstream.vllm_open_calls import OpenCalls
 from app.upstream.vllm_silence import SilenceClock
 from app.upstream.vllm_status import HTTP_STATUS
 
@@ -45,14 +47,19 @@ class VllmCall:
         BrokenResponse: The connection was lost, or the answer ended without ``Complete``.
         RpcFailed: The worker ended the call with an error status.
 
+    Args:
+        open_calls: Where the call counts as open, from its connecting to its end.
+
     Attributes:
         sent: A byte of the request may have reached the engine.
+        n_messages: What the worker sent so far.
     """
 
     def __init__(
         self,
         channel: VllmChannel,
         request: pb.GenerateRequest,
+        open_calls: OpenCalls,
         *,
         metadata: tuple[tuple[str, str], ...] = (),
         connect_timeout_s: float | None = None,
@@ -60,6 +67,9 @@ class VllmCall:
         gap_timeout_s: float | None = None,
     ) -> None:
         self.sent = False
+        self.n_messages = 0
+        self._open_calls = open_calls
+        self._ended_by: UpstreamError | None = None
         self._channel = channel
         self._request = request
         self._metadata = metadata
@@ -70,7 +80,6 @@ class VllmCall:
         self._is_cancelled = False
         self._is_over = False
         self._is_complete = False
-        self._has_message = False
         self._clock = SilenceClock(self._end_call)
 
     async def __aenter__(self) -> Self:
@@ -80,8 +89,11 @@ class VllmCall:
 
     async def connect(self) -> None:
         """Send the head of the call, so that the connection is known to be there."""
+        if self._ended_by is not None:
+            raise self._ended_by
         if self._is_cancelled:
             raise _cancelled_here()
+        self._open_calls.add(self)
         self._channel.look()
         call: _Rpc = self._channel.generate(metadata=self._metadata)
         self._call = call
@@ -105,6 +117,12 @@ class VllmCall:
         finally:
             self._channel.look()
 
+    def limit_first(self, timeout_s: float) -> None:
+        """Have the first message come within so long from now; harmless if it is there."""
+        self._first_timeout_s = timeout_s
+        if self.sent and not (self.n_messages or self._is_cancelled or self._is_over):
+            self._clock.start(timeout_s)
+
     async def __aexit__(
         self,
         kind: type[BaseException] | None,
@@ -117,8 +135,15 @@ class VllmCall:
     def cancel(self) -> None:
         """End the call now; a call that is over stays as it is."""
         self._is_cancelled = True
+        self._open_calls.discard(self)
         self._clock.stop()
         self._end_call()
+
+    def fail(self, failure: UpstreamError) -> None:
+        """End the call now; whoever reads it meets the failure. The first one counts."""
+        if self._ended_by is None:
+            self._ended_by = failure
+            self._end_call()
 
     def __aiter__(self) -> Self:
         return self
@@ -128,7 +153,7 @@ class VllmCall:
         if call is None:
             raise RuntimeError("The call was not entered.")
         while not self._is_over:
-            if self._has_message:
+            if self.n_messages:
                 self._clock.start(self._gap_timeout_s)
             try:
                 message: Any = await call.read()
@@ -143,7 +168,7 @@ class VllmCall:
             if message is grpc.aio.EOF:
                 self._is_over = True
                 break
-            self._has_message = True
+            self.n_messages += 1
             said = from_wire(message)
             if said is not None:
                 if type(said) is Complete:
@@ -192,9 +217,11 @@ class VllmCall:
         task = asyncio.current_task()
         if task is not None and task.cancelling():
             return exc
+        if self._ended_by is not None:
+            return self._ended_by
         if not self._clock.has_struck:
             return _cancelled_here()
-        if self._has_message:
+        if self.n_messages:
             text = f"The worker sent nothing for {self._gap_timeout_s:g} s."
             return SilenceTimeout(text, phase="body")
         text = f"The worker sent no first token within {self._first_timeout_s:g} s."

@@ -9,7 +9,13 @@ from typing import Any, TypeVar
 import grpc.aio
 
 from app.protocol.engine import EngineRequest
-from app.upstream.failures import ConnectFailed, RpcFailed, SilenceTimeout, UpstreamError
+from app.upstream.failures import (
+    ConnectFailed,
+    RpcFailed,
+    SilenceTimeout,
+    UpstreamError,
+    removal,
+)
 from app.upstream.generated import common_pb2, health_pb2
 from app.upstream.generated import vllm_engine_pb2 as pb
 from app.upstream.grpc_tls import GrpcTls
@@ -20,7 +26,9 @@ from app.upstream.vllm_channel import VllmChannel
 from app.upstream.vllm_control import ask
 from app.upstream.vllm_info import as_dict, conflict, same_engine, worker_info
 from app.upstream.vllm_messages import to_wire
-from app.workers.health import ProbeResult
+from app.upstream.vllm_open_calls import OpenCalls
+from app.workers.probe_rules import ProbeResult
+from app.workers.states import State
 from app.workers.worker import Worker, WorkerInfo
 
 SERVICE = "vllm.grpc.engine.VllmEngine"
@@ -48,6 +56,9 @@ class VllmWorker:
 
     Raises:
         ValueError: The worker is no vLLM worker.
+
+    Attributes:
+        running: Its Generate calls.
     """
 
     def __init__(
@@ -64,6 +75,7 @@ class VllmWorker:
         self._control_timeout_s = control_timeout_s
         self._on_info = on_info
         self._channel = VllmChannel(worker.spec.url, tls=tls, connect_timeout_s=connect_timeout_s)
+        self.running = OpenCalls()
         self._info: WorkerInfo | None = None
         self._n_losses_known = 0
 
@@ -89,14 +101,18 @@ class VllmWorker:
         Raises:
             ValueError: A number of the request does not fit the wire.
         """
-        return VllmCall(
+        call = VllmCall(
             self._channel,
             to_wire(request),
+            self.running,
             metadata=self._metadata(),
             connect_timeout_s=self._connect_timeout_s,
             first_timeout_s=first_timeout_s,
             gap_timeout_s=gap_timeout_s,
         )
+        if self._worker.state is State.GONE:
+            call.fail(removal(was_sent=False))
+        return call
 
     async def release(self, request: EngineRequest, *, wait_s: float = RELEASE_WAIT_S) -> bool:
         """Have this decode worker take a handoff and drop it, so that prefill frees its blocks.
@@ -165,6 +181,8 @@ class VllmWorker:
                 await self.fresh_info()
         except ConnectFailed as exc:
             return ProbeResult(False, str(exc), is_connect_failure=True)
+        except SilenceTimeout as exc:
+            return ProbeResult(False, str(exc), is_silence=True)
         except (UpstreamError, WorkerRefused) as exc:
             return ProbeResult(False, str(exc))
         return result
@@ -264,6 +282,8 @@ class VllmWorker:
         request: object,
         timeout_s: float | None = None,
     ) -> _Answer:
+        if self._worker.state is State.GONE:
+            raise removal(was_sent=False)
         limit_s = self._control_timeout_s if timeout_s is None else timeout_s
         return await ask(self._channel, rpc, request, limit_s, self._metadata())
 

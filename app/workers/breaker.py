@@ -1,4 +1,4 @@
-"""A circuit breaker for one worker: many failures in a row take it out for a while."""
+"""A circuit breaker for one worker: too many failures among its answers take it out for a while."""
 
 from __future__ import annotations
 
@@ -11,17 +11,43 @@ if TYPE_CHECKING:
 
 BreakerState = Literal["closed", "open", "half_open"]
 
-_TRIAL_EXPIRY_S = 10.0
-"""After this long a trial whose outcome nobody reported no longer holds its place."""
+TRIAL_PLACE_S = 10.0
+"""So long a trial without an outcome keeps others out; it may be a stream of an hour."""
+
+
+class Trial:
+    """One request that was let through to a half-open worker.
+
+    Whoever was given it says how the request ended, by handing it to ``record_success`` or
+    ``record_failure``, and in any case calls ``end``: an outcome that says nothing of the worker
+    (4xx, a client that left, the other leg's failure) gives the place back without a mark.
+    """
+
+    __slots__ = ("_trials", "started_s")
+
+    def __init__(self, trials: set[Trial], started_s: float) -> None:
+        self._trials = trials
+        self.started_s = started_s
+
+    def end(self) -> None:
+        """Give the place back; again is harmless."""
+        self._trials.discard(self)
 
 
 class Breaker:
-    """Opens after ``failure_threshold`` failures in a row within ``window_s``.
+    """Opens when a worker fails too many of the requests that it answers.
 
-    While open nothing is let through. After ``open_s`` it is half open: at most
-    ``success_threshold`` requests at a time are let through as trials, that many
-    successes in a row close it, and one failure opens it again. A success while closed
-    forgets the failures; failures older than the window are forgotten as well.
+    Two things must be true at once: the last ``failure_threshold`` failures came within
+    ``window_s``, and of all requests answered since the first of those, at least
+    ``failure_share`` failed. So a worker that fails everything opens it after
+    ``failure_threshold`` requests however many it answered before; one that fails every other
+    request opens it too, though no two failures come in a row; and a rare failure in heavy
+    traffic never does.
+
+    Open for ``open_s``, it lets nothing through. Then it is half open: at most
+    ``success_threshold`` trials at a time, that many successes of trials close it, one failure
+    of a trial opens it again. Requests sent before it opened say nothing of the worker as it is
+    now and do not count.
 
     Args:
         now_s: Clock in seconds.
@@ -29,21 +55,23 @@ class Breaker:
         success_threshold: Successes that close it again, 1 or more.
         open_s: Seconds it stays open before trials.
         window_s: Seconds a failure counts.
+        failure_share: Above 0, at most 1; 1 means failures in a row.
         is_disabled: Never open, whatever is recorded.
     """
 
     __slots__ = (
-        "_failure_threshold",
-        "_failures_s",
+        "_failure_share",
+        "_failures",
         "_is_disabled",
-        "_n_successes",
-        "_n_trials",
+        "_n_good",
+        "_n_good_trials",
         "_now_s",
         "_open_s",
         "_opened_s",
         "_success_threshold",
-        "_trial_s",
+        "_trials",
         "_window_s",
+        "failure_threshold",
         "is_closed",
     )
 
@@ -54,22 +82,28 @@ class Breaker:
         success_threshold: int = 3,
         open_s: float = 60.0,
         window_s: float = 120.0,
+        failure_share: float = 0.5,
         *,
         is_disabled: bool = False,
     ) -> None:
         if failure_threshold < 1 or success_threshold < 1:
             raise ValueError("The thresholds of a breaker start at 1.")
+        if not 0 < failure_share <= 1:
+            raise ValueError("The failure share of a breaker is above 0 and at most 1.")
         self._now_s = now_s
-        self._failure_threshold = failure_threshold
+        self.failure_threshold = failure_threshold
         self._success_threshold = success_threshold
         self._open_s = open_s
         self._window_s = window_s
+        self._failure_share = failure_share
         self._is_disabled = is_disabled
-        self._failures_s: deque[float] = deque(maxlen=failure_threshold)
+        # When each of the last failures came, and how many successes there had been by then:
+        # all that the rule needs, so that a success costs one addition.
+        self._failures: deque[tuple[float, int]] = deque(maxlen=failure_threshold)
+        self._n_good = 0
         self._opened_s = 0.0
-        self._n_successes = 0
-        self._n_trials = 0
-        self._trial_s = 0.0
+        self._n_good_trials = 0
+        self._trials: set[Trial] = set()
         self.is_closed = True
         """True nearly always; read before ``allows`` where every call counts."""
 
@@ -78,9 +112,18 @@ class Breaker:
         """The state at this moment: closed, open or half_open."""
         if self.is_closed:
             return "closed"
-        if self._now_s() - self._opened_s < self._open_s:
-            return "open"
-        return "half_open"
+        return "open" if self._now_s() < self.trials_from_s else "half_open"
+
+    @property
+    def trials_from_s(self) -> float:
+        """When trials begin, or began, if it is not closed."""
+        return self._opened_s + self._open_s
+
+    @property
+    def n_failures(self) -> int:
+        """Failures within the window, ``failure_threshold`` at most; 0 while it is not closed."""
+        since_s = self._now_s() - self._window_s
+        return sum(at_s >= since_s for at_s, _ in self._failures)
 
     def allows(self, now_s: float | None = None) -> bool:
         """Tell whether a request may go to the worker now; changes nothing.
@@ -92,58 +135,72 @@ class Breaker:
             return True
         if now_s is None:
             now_s = self._now_s()
-        if now_s - self._opened_s < self._open_s:
+        if now_s < self.trials_from_s:
             return False
-        return self._n_trials < self._success_threshold or now_s - self._trial_s >= _TRIAL_EXPIRY_S
+        n_places = sum(now_s - trial.started_s < TRIAL_PLACE_S for trial in self._trials)
+        return n_places < self._success_threshold
 
-    def note_dispatch(self) -> None:
-        """Count a request that is sent while half open as a trial."""
+    def start_trial(self) -> Trial | None:
+        """Count a request that is sent now; None unless half open: nothing is owed."""
         if self.is_closed:
-            return
+            return None
         now_s = self._now_s()
-        if now_s - self._trial_s >= _TRIAL_EXPIRY_S:
-            self._n_trials = 0
-        self._n_trials += 1
-        self._trial_s = now_s
+        if now_s < self.trials_from_s:
+            return None
+        trial = Trial(self._trials, now_s)
+        self._trials.add(trial)
+        return trial
 
-    def record_success(self) -> None:
-        """Note that the worker did what it was asked."""
+    def record_success(self, trial: Trial | None = None) -> None:
+        """Note that the worker did what it was asked.
+
+        Args:
+            trial: What ``start_trial`` gave when the request was sent.
+        """
         if self.is_closed:
-            if self._failures_s:
-                self._failures_s.clear()
-            return
-        if self.state == "open":
-            # An old request that ended well says nothing about the failures since.
-            return
-        self._n_trials = max(0, self._n_trials - 1)
-        self._n_successes += 1
-        if self._n_successes >= self._success_threshold:
-            self.reset()
+            self._n_good += 1
+        elif trial in self._trials:
+            self._trials.discard(trial)
+            self._n_good_trials += 1
+            if self._n_good_trials >= self._success_threshold:
+                self.reset()
 
-    def record_failure(self) -> None:
-        """Note that the worker failed a request by its own fault."""
+    def record_failure(self, trial: Trial | None = None) -> None:
+        """Note that the worker failed a request by its own fault.
+
+        Args:
+            trial: As of ``record_success``.
+        """
         if self._is_disabled:
             return
         now_s = self._now_s()
         if not self.is_closed:
-            if now_s - self._opened_s >= self._open_s:
+            if trial in self._trials:
                 self._open(now_s)
             return
-        failures_s = self._failures_s
-        failures_s.append(now_s)
-        if len(failures_s) == self._failure_threshold and now_s - failures_s[0] <= self._window_s:
+        failures = self._failures
+        failures.append((now_s, self._n_good))
+        since_s, n_good_by_then = failures[0]
+        n_failed = len(failures)
+        if n_failed < self.failure_threshold or now_s - since_s > self._window_s:
+            return
+        n_answered = n_failed + self._n_good - n_good_by_then
+        if n_failed >= self._failure_share * n_answered:
             self._open(now_s)
 
     def reset(self) -> None:
         """Close it and forget everything, as for a worker that was started anew."""
         self.is_closed = True
-        self._failures_s.clear()
-        self._n_successes = 0
-        self._n_trials = 0
+        self._forget()
 
     def _open(self, now_s: float) -> None:
         self.is_closed = False
         self._opened_s = now_s
-        self._failures_s.clear()
-        self._n_successes = 0
-        self._n_trials = 0
+        self._forget()
+
+    def _forget(self) -> None:
+        self._failures.clear()
+        self._n_good = 0
+        self._n_good_trials = 0
+        # A trial of an earlier round keeps its old, empty set: it finds no place here any more.
+        self._trials = set()

@@ -1,62 +1,180 @@
-"""Takes workers out of the registry once their running requests have ended."""
+"""Takes workers out of the registry once nothing of this gateway is left on them."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
 
-from app.clock import Clock
-from app.workers.registry import Registry
-from app.workers.states import State
-from app.workers.worker import Worker
+import structlog
+
+from app.workers.states import Event, State
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from app.clock import Clock
+    from app.workers.registry import Registry
+    from app.workers.worker import Worker
 
 POLL_S = 0.05
+END_GRACE_S = 2.0
+"""For requests that were ended to tell their clients so, and for aborts to reach the engine."""
+CLOSE_LIMIT_S = 5.0
+
+
+class Connections(Protocol):
+    """What the gateway has open to its workers."""
+
+    def n_running(self, worker: Worker) -> int:
+        """Calls that are open on the worker, those that no request waits for included."""
+
+    def end(self, worker: Worker) -> int:
+        """Fail every call that runs on the worker; returns how many there were."""
+
+    async def drop(self, worker: Worker) -> None:
+        """Close the connections to a worker that was removed."""
+
+
+@dataclass(slots=True)
+class Draining:
+    """One worker on its way out.
+
+    Attributes:
+        since_s: When it began.
+        deadline_s: When what still runs is ended.
+        end: By what it will be gone: ``EMPTIED`` until legs had to be ended.
+        ended_s: When they were.
+        n_ended: How many.
+    """
+
+    worker: Worker
+    since_s: float
+    deadline_s: float
+    end: Event = Event.EMPTIED
+    ended_s: float = 0.0
+    n_ended: int = 0
 
 
 class Drain:
     """Owns the workers that are on their way out.
 
+    A draining worker gets no new request. It is gone when nothing of this gateway is left on it:
+    no lease, no KV cache that decode has yet to fetch, no open call. At its deadline, or at once
+    if the operator forces it, the legs that still run are failed; their requests end with the
+    error ``worker_removed``, which names the leg.
+
     Args:
         registry: Where they are registered.
-        close: Ends the connections to a worker that was removed.
-        limit_s: A worker still busy after this long is removed all the same.
-        now_s: Clock of the limit.
+        connections: What the gateway has open to them.
+        limit_s: The deadline where the operator names none.
+        now_s: Clock in seconds.
+        log: Called with the worker once it is gone; structlog if left out.
     """
 
     def __init__(
         self,
         registry: Registry,
-        *,
-        close: Callable[[Worker], Awaitable[None]],
+        connections: Connections,
         limit_s: float,
         now_s: Clock,
+        log: Callable[[Worker], None] | None = None,
     ) -> None:
         self._registry = registry
-        self._close = close
+        self._connections = connections
         self._limit_s = limit_s
         self._now_s = now_s
-        self._deadlines_s: dict[str, float] = {}
+        self._log = log if log is not None else _log_removal
+        self._draining: dict[str, Draining] = {}
         self._has_work = asyncio.Event()
 
-    def start(self, worker: Worker, reason: str) -> None:
-        """Gives a worker no new request from now on; a second call keeps the first deadline."""
-        self._registry.set_state(worker, State.DRAINING, reason)
-        self._deadlines_s.setdefault(worker.spec.id, self._now_s() + self._limit_s)
+    def start(
+        self,
+        worker: Worker,
+        reason: str,
+        *,
+        timeout_s: float | None = None,
+        is_forced: bool = False,
+    ) -> None:
+        """Gives a worker no new request from now on, and removes it when it is empty.
+
+        One that has not joined yet is gone at once. Again changes nothing, unless it names
+        another time or force.
+
+        Args:
+            worker: The worker.
+            reason: Who wanted it, as a clause.
+            timeout_s: From now to the deadline.
+            is_forced: End what runs on it now.
+        """
+        if worker.state is State.GONE:
+            return
+        now_s = self._now_s()
+        self._registry.apply(worker, Event.REMOVAL, reason)
+        entry = self._draining.get(worker.id)
+        if entry is None:
+            limit_s = self._limit_s if timeout_s is None else timeout_s
+            entry = self._draining[worker.id] = Draining(worker, now_s, now_s + limit_s)
+        elif timeout_s is not None:
+            entry.deadline_s = now_s + timeout_s
+        if is_forced and entry.end is Event.EMPTIED:
+            self._end(entry, Event.FORCED, now_s)
         self._has_work.set()
 
+    def progress(self, worker: Worker) -> Draining | None:
+        """How far a worker's removal has come; None: it is not draining."""
+        return self._draining.get(worker.id) if worker.state is State.DRAINING else None
+
     async def run(self) -> None:
-        """Removes each drained worker when it is idle or late; runs until cancelled."""
-        while True:
-            await self._has_work.wait()
-            for worker_id, deadline_s in list(self._deadlines_s.items()):
-                worker = self._registry.get(worker_id)
-                if worker is None:
-                    del self._deadlines_s[worker_id]
-                elif worker.n_leases <= 0 or self._now_s() >= deadline_s:
-                    del self._deadlines_s[worker_id]
-                    self._registry.remove(worker_id)
-                    await self._close(worker)
-            if self._deadlines_s:
-                await asyncio.sleep(POLL_S)
-            else:
-                self._has_work.clear()
+        """Removes each worker when its time has come; runs until cancelled."""
+        async with asyncio.TaskGroup() as closing:
+            while True:
+                await self._has_work.wait()
+                for entry in list(self._draining.values()):
+                    if self._is_through(entry):
+                        del self._draining[entry.worker.id]
+                        closing.create_task(self._remove(entry))
+                if self._draining:
+                    await asyncio.sleep(POLL_S)
+                else:
+                    self._has_work.clear()
+
+    def _is_through(self, entry: Draining) -> bool:
+        worker, now_s = entry.worker, self._now_s()
+        if worker.state is not State.DRAINING or self._is_empty(worker):
+            return True
+        if entry.end is not Event.EMPTIED:
+            return now_s - entry.ended_s >= END_GRACE_S
+        if now_s >= entry.deadline_s:
+            self._end(entry, Event.EXPIRED, now_s)
+        return False
+
+    def _is_empty(self, worker: Worker) -> bool:
+        n_left = worker.n_leases + worker.n_held + self._connections.n_running(worker)
+        return n_left <= 0
+
+    def _end(self, entry: Draining, by: Event, now_s: float) -> None:
+        entry.end = by
+        entry.ended_s = now_s
+        entry.n_ended = self._connections.end(entry.worker)
+
+    async def _remove(self, entry: Draining) -> None:
+        worker = entry.worker
+        self._registry.apply(worker, entry.end, f"{entry.n_ended} ended" if entry.n_ended else "")
+        self._log(worker)
+        try:
+            async with asyncio.timeout(CLOSE_LIMIT_S):
+                await self._connections.drop(worker)
+        except TimeoutError:
+            structlog.get_logger("tandem.workers").warning(
+                "worker_connections_not_closed", worker=worker.spec.url
+            )
+
+
+def _log_removal(worker: Worker) -> None:
+    structlog.get_logger("tandem.workers").info(
+        "worker_removed",
+        worker=worker.spec.url,
+        role=str(worker.spec.role),
+        reason=worker.state_reason,
+    )

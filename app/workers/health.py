@@ -1,23 +1,24 @@
-"""The health loop: registers workers, probes them, and moves their states accordingly."""
+"""The health loop: registers workers, probes them, and tells the table of states what it found."""
 
 from __future__ import annotations
 
 import asyncio
 import random
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import structlog
 
-from app.workers.states import State
+from app.workers.checks import Checks, sentence
+from app.workers.probe_rules import ProbeRules
+from app.workers.states import Event, State
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Callable
 
     from app.clock import Clock
     from app.workers.registry import Registry
-    from app.workers.worker import Worker, WorkerInfo
+    from app.workers.worker import Worker
 
     Log = Callable[[str, Worker, str], None]
 
@@ -25,21 +26,6 @@ _FIRST_RETRY_S = 0.2
 _LAST_RETRY_S = 5.0
 _MIN_GAP_S = 0.1
 """Between two probes of one worker, however often traffic asks for one."""
-
-
-@dataclass(frozen=True, slots=True)
-class ProbeResult:
-    """The outcome of one probe.
-
-    Attributes:
-        ok: The health endpoint answered 2xx in time.
-        error: A sentence if it did not.
-        is_connect_failure: Nothing listens there, or it cannot be reached.
-    """
-
-    ok: bool
-    error: str = ""
-    is_connect_failure: bool = False
 
 
 def _log_event(event: str, worker: Worker, reason: str) -> None:
@@ -51,7 +37,7 @@ def _log_event(event: str, worker: Worker, reason: str) -> None:
 class _Watch:
     """The loop's own notes on one worker."""
 
-    __slots__ = ("is_cut_off", "retry_s", "task", "wake", "worker")
+    __slots__ = ("is_cut_off", "is_stale", "retry_s", "task", "wake", "worker")
 
     def __init__(self, worker: Worker) -> None:
         self.worker = worker
@@ -59,6 +45,8 @@ class _Watch:
         self.task: asyncio.Task[None] | None = None
         self.is_cut_off = False
         """Traffic could not connect to it; one good probe is enough to have it back."""
+        self.is_stale = False
+        """The operator changed it, so it is asked anew what it serves."""
         self.retry_s = _FIRST_RETRY_S
 
 
@@ -72,41 +60,31 @@ class HealthLoop:
 
     Args:
         registry: Where the workers are; workers added later are watched as well.
-        probe: Asks the health endpoint.
-        register: Asks what the worker serves; raises if it cannot be used.
-        interval_s: Seconds between probes, spread by a tenth either way.
-        timeout_s: Most seconds for a probe, and for each of a registration's calls; a
-            whole registration gets three times as long.
-        failure_threshold: Failed probes in a row that make a worker unhealthy.
-        success_threshold: Good probes in a row that make it ready again.
+        checks: Asks the workers.
+        rules: How they are probed; a worker's spec may differ.
+        join_limit_s: A worker that has not joined by then is overdue, and tried on.
+        on_failure: Told of a worker that is not ready and has failed once more; may remove it.
         now_s: Clock in seconds.
-        is_disabled: Register, but never probe: a registered worker stays ready.
         log: Called with event, worker, reason; structlog if left out.
     """
 
     def __init__(
         self,
         registry: Registry,
-        probe: Callable[[Worker], Awaitable[ProbeResult]],
-        register: Callable[[Worker], Awaitable[WorkerInfo]],
-        interval_s: float = 5.0,
-        timeout_s: float = 5.0,
-        failure_threshold: int = 3,
-        success_threshold: int = 2,
+        checks: Checks,
+        rules: ProbeRules,
+        join_limit_s: float = 1800.0,
+        on_failure: Callable[[Worker], None] | None = None,
         now_s: Clock = time.monotonic,
         *,
-        is_disabled: bool = False,
         log: Log = _log_event,
     ) -> None:
         self._registry = registry
-        self._probe = probe
-        self._register = register
-        self._interval_s = interval_s
-        self._timeout_s = timeout_s
-        self._failure_threshold = failure_threshold
-        self._success_threshold = success_threshold
+        self._checks = checks
+        self._rules = rules
+        self._join_limit_s = join_limit_s
+        self._on_failure = on_failure
         self._now_s = now_s
-        self._is_disabled = is_disabled
         self._log = log
         self._rng = random.Random()
         self._tasks: asyncio.TaskGroup | None = None
@@ -132,38 +110,35 @@ class HealthLoop:
         if watch is not None:
             watch.wake.set()
 
-    async def probe(self, worker: Worker) -> ProbeResult:
-        """Probe once in the caller's task, within the timeout; never raises.
-
-        The outcome is the caller's; it does not count towards the thresholds.
-        """
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                return await self._probe(worker)
-        except TimeoutError:
-            return ProbeResult(False, f"No answer to the probe within {self._timeout_s:g} s.")
-        except Exception as exc:  # noqa: BLE001 - a broken probe must not end the loop
-            return ProbeResult(False, f"The probe failed: {_sentence(exc)}")
+    def register_anew(self, worker: Worker) -> None:
+        """Have the worker asked again what it serves; until it answers, it stays as it is."""
+        watch = self._watches.get(worker.id)
+        if watch is not None:
+            watch.is_stale = True
+            watch.retry_s = _FIRST_RETRY_S
+            watch.wake.set()
 
     def note_connect_failure(self, worker: Worker, error: str = "") -> None:
         """Take note that traffic could not connect: out at once, and probed at once."""
         watch = self._watches.get(worker.id)
-        if self._is_disabled or watch is None:
+        if watch is None or self._rules_of(worker).is_disabled:
             return
         if error or not worker.last_error:
             worker.last_error = error or "A request could not connect to the worker."
-        if worker.state is State.READY:
+        if self._registry.apply(worker, Event.CUT_OFF, worker.last_error):
             watch.is_cut_off = True
             watch.retry_s = _FIRST_RETRY_S
             worker.n_successes = 0
-            self._registry.set_state(worker, State.UNHEALTHY, worker.last_error)
-            self._log("unhealthy", worker, worker.last_error)
+            self._log("unhealthy", worker, worker.state_reason)
         watch.wake.set()
 
     def note_success(self, worker: Worker) -> None:
         """Take note that traffic was answered: failed probes before that do not count."""
         if worker.n_failures and worker.state is State.READY:
             worker.n_failures = 0
+
+    def _rules_of(self, worker: Worker) -> ProbeRules:
+        return worker.spec.probes.over(self._rules)
 
     def _on_event(self, event: str, worker: Worker) -> None:
         if event == "added":
@@ -172,7 +147,7 @@ class HealthLoop:
             watch = self._watches.pop(worker.id, None)
             if watch is not None and watch.task is not None:
                 watch.task.cancel()
-        elif event == "state" and worker.state is State.JOINING:
+        elif event == "spec":
             self.probe_now(worker)
 
     def _start(self, worker: Worker) -> None:
@@ -187,9 +162,9 @@ class HealthLoop:
             try:
                 delay_s = await self._turn(watch)
             except Exception as exc:  # noqa: BLE001 - one worker's trouble must not end the loop
-                watch.worker.last_error = _sentence(exc)
+                watch.worker.last_error = sentence(exc)
                 self._log("watch_failed", watch.worker, watch.worker.last_error)
-                delay_s = self._interval_s
+                delay_s = self._rules.interval_s
             gap_s = min(_MIN_GAP_S, delay_s)
             await asyncio.sleep(gap_s)
             try:
@@ -202,88 +177,76 @@ class HealthLoop:
     async def _turn(self, watch: _Watch) -> float:
         """Do what is due for the worker; returns the seconds until its next turn."""
         worker = watch.worker
+        rules = self._rules_of(worker)
+        pause_s = rules.interval_s * self._rng.uniform(0.9, 1.1)
         if worker.state is State.DRAINING:
-            return self._interval_s
+            return pause_s
         if worker.state is State.JOINING:
-            return await self._join(watch)
-        if self._is_disabled:
-            return self._interval_s
-        if await self._probe_and_count(worker):
-            is_due = watch.is_cut_off or worker.n_successes >= self._success_threshold
-            if worker.state is State.UNHEALTHY and is_due:
-                return await self._recover(watch)
-        elif worker.state is State.READY and worker.n_failures >= self._failure_threshold:
-            self._registry.set_state(worker, State.UNHEALTHY, worker.last_error)
-            self._log("unhealthy", worker, worker.last_error)
-        if worker.state is State.UNHEALTHY and watch.is_cut_off:
-            return self._next_retry_s(watch, self._interval_s)
-        return self._interval_s * self._rng.uniform(0.9, 1.1)
-
-    async def _join(self, watch: _Watch) -> float:
-        worker = watch.worker
-        is_up = self._is_disabled or await self._probe_and_count(worker)
-        if is_up and await self._take_info(worker) and worker.state is State.JOINING:
-            self._registry.set_state(worker, State.READY, "registered")
-            self._log("ready", worker, "registered")
-            watch.retry_s = _FIRST_RETRY_S
-            return self._interval_s * self._rng.uniform(0.0, 1.1)
-        if worker.state is State.JOINING and worker.state_reason != worker.last_error:
-            worker.state_reason = worker.last_error
-            self._log("not_ready", worker, worker.last_error)
-        return self._next_retry_s(watch, _LAST_RETRY_S)
-
-    async def _recover(self, watch: _Watch) -> float:
-        worker = watch.worker
-        if await self._take_info(worker) and worker.state is State.UNHEALTHY:
-            if watch.is_cut_off:
-                worker.breaker.reset()
-                self._registry.announce("restarted", worker)
-            watch.is_cut_off = False
-            watch.retry_s = _FIRST_RETRY_S
-            self._registry.set_state(worker, State.READY, "recovered")
-            self._log("recovered", worker, "")
-            return self._interval_s * self._rng.uniform(0.9, 1.1)
+            return await self._join(watch, rules)
+        if not (rules.is_disabled or await self._checks.probe(worker, rules)):
+            return self._note_failed_probe(watch, rules, pause_s)
         if worker.state is State.UNHEALTHY:
-            worker.state_reason = worker.last_error
-        return self._next_retry_s(watch, _LAST_RETRY_S)
+            is_due = rules.is_disabled or watch.is_cut_off
+            if is_due or worker.n_successes >= rules.success_threshold:
+                return await self._recover(watch, rules, pause_s)
+        elif watch.is_stale:
+            return await self._refresh(watch, rules, pause_s)
+        return pause_s
 
-    async def _probe_and_count(self, worker: Worker) -> bool:
-        result = await self.probe(worker)
-        worker.last_probe_s = self._now_s()
-        if result.ok:
-            if worker.n_failures and worker.state is State.READY:
-                worker.last_error = ""
-            worker.n_successes += 1
-            worker.n_failures = 0
-        else:
-            worker.n_failures += 1
-            worker.n_successes = 0
-            worker.last_error = result.error or "The probe failed."
-        return result.ok
+    async def _join(self, watch: _Watch, rules: ProbeRules) -> float:
+        worker = watch.worker
+        is_up = rules.is_disabled or await self._checks.probe(worker, rules)
+        if is_up and await self._checks.register(worker, rules):
+            self._registry.apply(worker, Event.JOINED)
+            self._log("ready", worker, worker.state_reason)
+            watch.retry_s = _FIRST_RETRY_S
+            watch.is_stale = False
+            return rules.interval_s * self._rng.uniform(0.0, 1.1)
+        worker.is_overdue = self._now_s() - worker.added_s >= self._join_limit_s
+        known = worker.state_reason
+        self._registry.apply(worker, Event.UNREGISTERED, worker.last_error)
+        if worker.state_reason != known:
+            self._log("not_ready", worker, worker.state_reason)
+        return self._after_failure(watch, _LAST_RETRY_S)
 
-    async def _take_info(self, worker: Worker) -> bool:
-        """Register the worker; on failure its ``last_error`` says why."""
-        limit_s = 3 * self._timeout_s
-        try:
-            async with asyncio.timeout(limit_s):
-                info = await self._register(worker)
-        except TimeoutError:
-            worker.last_error = f"The registration did not end within {limit_s:g} s."
-            return False
-        except Exception as exc:  # noqa: BLE001 - kept as the worker's last error
-            worker.last_error = _sentence(exc)
-            return False
-        if worker.state is State.GONE:
-            return False
-        worker.last_error = ""
-        self._registry.set_info(worker, info)
-        return True
+    def _note_failed_probe(self, watch: _Watch, rules: ProbeRules, pause_s: float) -> float:
+        worker = watch.worker
+        if worker.n_failures >= rules.failure_threshold and self._registry.apply(
+            worker, Event.PROBES_FAILED, worker.last_error
+        ):
+            self._log("unhealthy", worker, worker.state_reason)
+        if worker.state is not State.UNHEALTHY:
+            return pause_s
+        delay_s = self._after_failure(watch, rules.interval_s)
+        return delay_s if watch.is_cut_off else pause_s
 
-    def _next_retry_s(self, watch: _Watch, limit_s: float) -> float:
+    async def _recover(self, watch: _Watch, rules: ProbeRules, pause_s: float) -> float:
+        worker = watch.worker
+        if not await self._checks.register(worker, rules):
+            self._registry.apply(worker, Event.UNREGISTERED, worker.last_error)
+            return self._after_failure(watch, _LAST_RETRY_S)
+        if watch.is_cut_off:
+            worker.breaker.reset()
+            self._registry.announce("restarted", worker)
+        watch.is_cut_off = watch.is_stale = False
+        watch.retry_s = _FIRST_RETRY_S
+        if self._registry.apply(worker, Event.RECOVERED):
+            self._log("recovered", worker, worker.state_reason)
+        return pause_s
+
+    async def _refresh(self, watch: _Watch, rules: ProbeRules, pause_s: float) -> float:
+        worker = watch.worker
+        watch.is_stale = False
+        if await self._checks.register(worker, rules):
+            return pause_s
+        if self._registry.apply(worker, Event.UNREGISTERED, worker.last_error):
+            self._log("unhealthy", worker, worker.state_reason)
+        return self._after_failure(watch, _LAST_RETRY_S)
+
+    def _after_failure(self, watch: _Watch, limit_s: float) -> float:
+        """Tell of a failure of a worker that is not ready; returns the seconds until the next."""
+        if self._on_failure is not None:
+            self._on_failure(watch.worker)
         delay_s = min(watch.retry_s, limit_s)
         watch.retry_s = min(2 * watch.retry_s, _LAST_RETRY_S)
         return delay_s * self._rng.uniform(0.9, 1.1)
-
-
-def _sentence(exc: BaseException) -> str:
-    return str(exc) or type(exc).__name__

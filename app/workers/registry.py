@@ -6,24 +6,30 @@ import time
 from typing import TYPE_CHECKING
 
 from app.workers.breaker import Breaker
-from app.workers.states import State, check_move
-from app.workers.worker import Role, Worker, url_identity
+from app.workers.states import State, check_move, step
+from app.workers.urls import url_identity
+from app.workers.worker import Role, Worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from app.clock import Clock
+    from app.workers.states import Event
     from app.workers.worker import WorkerInfo, WorkerSpec
 
     Listener = Callable[[str, Worker], None]
+
+N_REMEMBERED = 256
+"""Workers that were removed and of which it is still told why."""
 
 
 class DuplicateWorker(ValueError):
     """A worker of this URL is registered already."""
 
-    def __init__(self, url: str, worker_id: str) -> None:
-        super().__init__(f"A worker with the URL {url} is registered already: {worker_id}.")
-        self.worker_id = worker_id
+    def __init__(self, url: str, taken_by: Worker) -> None:
+        super().__init__(f"A worker with the URL {url} is registered already: {taken_by.id}.")
+        self.worker_id = taken_by.id
+        self.state = taken_by.state
 
 
 class Snapshot:
@@ -92,6 +98,7 @@ class Registry:
         self._make_breaker = make_breaker if make_breaker is not None else lambda: Breaker(now_s)
         self._workers: dict[str, Worker] = {}
         self._ids_by_url: dict[tuple[str, str, int], str] = {}
+        self._removed: dict[str, str] = {}
         self._listeners: list[Listener] = []
         self._snapshot = Snapshot()
 
@@ -135,14 +142,40 @@ class Registry:
         identity = url_identity(spec.url)
         taken = self._ids_by_url.get(identity, spec.id if spec.id in self._workers else None)
         if taken is not None:
-            raise DuplicateWorker(spec.url, taken)
+            raise DuplicateWorker(spec.url, self._workers[taken])
         worker = Worker(spec, self._make_breaker(), self._now_s)
         self._workers[spec.id] = worker
         self._ids_by_url[identity] = spec.id
         self._changed("added", worker)
         return worker
 
-    def remove(self, worker_id: str) -> Worker:
+    def why_removed(self, worker_id: str) -> str | None:
+        """Return the reason of a removal; None: no worker had this id, or it is long ago."""
+        return self._removed.get(worker_id)
+
+    def apply(self, worker: Worker, event: Event, detail: str = "") -> bool:
+        """Do to a worker what the table of states says of an event.
+
+        Args:
+            worker: The worker.
+            event: What happened to it.
+            detail: Put after the table's reason.
+
+        Returns:
+            Whether the state is another one now.
+        """
+        move = step(worker.state, event)
+        if move is None:
+            return False
+        old = worker.state
+        reason = f"{move.reason}: {detail}" if detail else move.reason
+        if move.state is State.GONE:
+            self.remove(worker.id, reason)
+        else:
+            self.set_state(worker, move.state, reason)
+        return worker.state is not old
+
+    def remove(self, worker_id: str, reason: str = "removed") -> Worker:
         """Take a worker out; what still runs on it keeps its leases.
 
         Raises:
@@ -150,8 +183,10 @@ class Registry:
         """
         worker = self._workers.pop(worker_id)
         del self._ids_by_url[url_identity(worker.spec.url)]
-        worker.state = State.GONE
-        worker.state_reason = "removed"
+        if len(self._removed) >= N_REMEMBERED:
+            del self._removed[next(iter(self._removed))]
+        self._removed[worker_id] = reason
+        self._enter(worker, State.GONE, reason)
         self._changed("removed", worker)
         return worker
 
@@ -165,10 +200,11 @@ class Registry:
         if state is State.GONE:
             raise ValueError("A worker becomes gone by being removed.")
         check_move(worker.state, state)
-        worker.state_reason = reason
-        if worker.state is not state:
-            worker.state = state
-            self._changed("state", worker)
+        if worker.state is state:
+            worker.state_reason = reason
+            return
+        self._enter(worker, state, reason)
+        self._changed("state", worker)
 
     def set_info(self, worker: Worker, info: WorkerInfo) -> None:
         """Take what the worker said of itself at a registration."""
@@ -195,6 +231,11 @@ class Registry:
         """Tell the listeners something that changes no snapshot."""
         for listener in tuple(self._listeners):
             listener(event, worker)
+
+    def _enter(self, worker: Worker, state: State, reason: str) -> None:
+        worker.state = state
+        worker.state_reason = reason
+        worker.state_since_s = self._now_s()
 
     def _changed(self, event: str, worker: Worker) -> None:
         self._snapshot = Snapshot(tuple(self._workers.values()))

@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import ipaddress
-import re
 import time
 import uuid
 from dataclasses import dataclass, field
 from enum import StrEnum
-from functools import lru_cache
 from typing import TYPE_CHECKING
-from urllib.parse import SplitResult, urlsplit
 
 from app.workers.breaker import Breaker
+from app.workers.probe_rules import NO_OVERRIDES, ProbeOverrides, ProbeRecord
 from app.workers.states import State
+from app.workers.urls import host_of, normalise_url
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from app.clock import Clock
     from app.workers.vllm_facts import VllmFacts
-
-_DEFAULT_PORTS = {"http": 80, "https": 443, "grpc": 80, "grpcs": 443}
-_HOST = re.compile(r"[a-z0-9_]([a-z0-9_.-]*[a-z0-9_.])?", re.ASCII)
-_NOT_IN_URL = re.compile(r"[\x00-\x20\x7f\\]")
 
 
 class Role(StrEnum):
@@ -41,74 +35,6 @@ class Engine(StrEnum):
     VLLM = "vllm"
 
 
-def _split(url: str) -> SplitResult:
-    """Split a URL and make sure that it names a scheme, a host and perhaps a port, no more."""
-    if "@" in url:
-        # Not repeated in the sentence: what stands before the @ may be a password.
-        raise ValueError("A worker URL must not hold an @ (no user name, no password, no rank).")
-    if _NOT_IN_URL.search(url):
-        raise ValueError(f"The worker URL {url!r} holds white space or a control character.")
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError as exc:
-        raise ValueError(f"The worker URL {url!r} is not a URL: {exc}.") from None
-    if parts.scheme not in _DEFAULT_PORTS or "://" not in url:
-        raise ValueError(
-            f"The worker URL {url!r} must start with http://, https://, grpc:// or grpcs://."
-        )
-    if parts.path not in ("", "/") or "?" in url or "#" in url:
-        raise ValueError(f"The worker URL {url!r} must end after host and port.")
-    if port == 0:
-        raise ValueError(f"The port of the worker URL {url!r} must lie in 1..65535.")
-    return parts
-
-
-def _bracketed_host(parts: SplitResult, url: str) -> str:
-    host = parts.hostname
-    if not host:
-        raise ValueError(f"The worker URL {url!r} names no host.")
-    if ":" in host:
-        try:
-            return f"[{ipaddress.IPv6Address(host)}]"
-        except ValueError:
-            raise ValueError(f"The host of the worker URL {url!r} is no IPv6 address.") from None
-    if not _HOST.fullmatch(host):
-        raise ValueError(f"The host of the worker URL {url!r} is not a host name.")
-    return host
-
-
-@lru_cache(maxsize=4096)
-def _host_of(url: str) -> str:
-    return _bracketed_host(urlsplit(url), url)
-
-
-def normalise_url(url: str) -> str:
-    """Write a worker URL in the one form by which workers are compared.
-
-    Scheme and host in lower case, no trailing slash, the port only if it was given, IPv6
-    in its short bracketed form.
-
-    Raises:
-        ValueError: With a sentence: no or another scheme than http, https, grpc, grpcs; no
-            host; port outside 1..65535; a user name, path, query or fragment.
-    """
-    parts = _split(url)
-    host = _bracketed_host(parts, url)
-    return (
-        f"{parts.scheme}://{host}"
-        if parts.port is None
-        else (f"{parts.scheme}://{host}:{parts.port}")
-    )
-
-
-def url_identity(url: str) -> tuple[str, str, int]:
-    """Return scheme, host and effective port: equal for ``http://a`` and ``http://a:80``."""
-    parts = _split(url)
-    port = parts.port if parts.port is not None else _DEFAULT_PORTS[parts.scheme]
-    return parts.scheme, _bracketed_host(parts, url), port
-
-
 @dataclass(frozen=True, slots=True)
 class WorkerSpec:
     """What the operator says of a worker; never changed by what the worker answers.
@@ -122,6 +48,7 @@ class WorkerSpec:
         labels: Free words of the operator.
         priority: Shown, 50 by default.
         cost: Shown, relative, above 0.
+        probes: How it is probed, where that differs from the gateway's rules.
         api_key: Bearer key for every call to the worker; never printed.
         id: UUID as text.
 
@@ -136,6 +63,7 @@ class WorkerSpec:
     labels: Mapping[str, str] = field(default_factory=dict, hash=False)
     priority: int = 50
     cost: float = 1.0
+    probes: ProbeOverrides = NO_OVERRIDES
     api_key: str | None = field(default=None, repr=False)
     id: str = field(default_factory=lambda: str(uuid.uuid4()))
 
@@ -149,7 +77,7 @@ class WorkerSpec:
     @property
     def host(self) -> str:
         """Host of the URL, IPv6 in brackets: the form sent as ``bootstrap_host``."""
-        return _host_of(self.url)
+        return host_of(self.url)
 
     @property
     def engine(self) -> Engine:
@@ -195,6 +123,8 @@ class Worker:
     """
 
     __slots__ = (
+        "_last_error",
+        "_now_s",
         "added_s",
         "breaker",
         "capacity_until_s",
@@ -202,15 +132,18 @@ class Worker:
         "id",
         "info",
         "is_discovered",
-        "last_error",
-        "last_probe_s",
+        "is_overdue",
+        "last_error_s",
+        "last_probe",
         "n_failures",
+        "n_held",
         "n_leases",
         "n_successes",
         "rank_leases",
         "spec",
         "state",
         "state_reason",
+        "state_since_s",
     )
 
     def __init__(
@@ -221,18 +154,26 @@ class Worker:
         self.host = spec.host
         self.state = State.JOINING
         self.state_reason = "not registered yet"
+        self.state_since_s = now_s()
         self.info = NO_INFO
         self.is_discovered = False
         """The worker answered a registration, so an empty model list means: serves all."""
+        self.is_overdue = False
+        """It has been joining for longer than a start should take; it is tried on."""
         self.breaker = breaker if breaker is not None else Breaker(now_s)
         self.n_leases = 0
+        self.n_held = 0
+        """Prefills that are computed and whose KV cache decode has yet to fetch: no load, but a
+        reason to stay."""
         self.rank_leases = [0]
         """Leases of each data-parallel rank."""
         self.capacity_until_s = 0.0
         """Until then it said that it is full (429, 503): used only if no other is left."""
-        self.last_error = ""
+        self._now_s = now_s
+        self._last_error = ""
+        self.last_error_s: float | None = None
         self.added_s = now_s()
-        self.last_probe_s: float | None = None
+        self.last_probe: ProbeRecord | None = None
         self.n_failures = 0
         """Failed probes in a row."""
         self.n_successes = 0
@@ -240,6 +181,16 @@ class Worker:
 
     def __repr__(self) -> str:
         return f"Worker({self.spec.role} {self.spec.url} {self.state})"
+
+    @property
+    def last_error(self) -> str:
+        """What went wrong with it last, as a sentence; empty when it did well since."""
+        return self._last_error
+
+    @last_error.setter
+    def last_error(self, text: str) -> None:
+        self._last_error = text
+        self.last_error_s = self._now_s() if text else None
 
     @property
     def load(self) -> int:

@@ -47,6 +47,12 @@ def spent(pid: int) -> Spent:
     return Spent(user * _TICK_S, kernel * _TICK_S)
 
 
+def waited_s(pid: int) -> float:
+    """Seconds in which the process could have run and others had the cores."""
+    fields = _read(Path(f"/proc/{pid}/schedstat")).split()
+    return int(fields[1]) / 1e9 if len(fields) > 1 else 0.0
+
+
 def memory(pid: int) -> Memory:
     """Sum of VmRSS and of VmHWM over the tree; shared pages count once a process."""
     rss = peak = 0

@@ -9,14 +9,18 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import MutableMapping
+import time
+from collections.abc import Awaitable, MutableMapping
 from contextlib import AsyncExitStack
 from typing import Any, Literal
 
 import pytest
+from starlette.types import ASGIApp
 
 from app.api.generation import GenerationEndpoint
 from app.api.leaving import Client
+from app.middleware.admission import AdmissionMiddleware
+from app.observability.log import get_logger
 from app.protocol.routes import Route
 from app.sim import sim_pair
 from tests.flow.fleet import BOUND_S, CHAT, COMPLETIONS, GENERATE, Fleet, body_of, serving, until
@@ -37,9 +41,12 @@ MAX_STEPS = 400
 """Far more than any of these takes."""
 
 
-async def end_after(
-    n_steps: int, how: How, endpoint: GenerationEndpoint, path: str, data: bytes
-) -> bool:
+async def run(serving_it: Awaitable[None]) -> None:
+    """A layer returns an awaitable; a task needs a coroutine."""
+    await serving_it
+
+
+async def end_after(n_steps: int, how: How, endpoint: ASGIApp, path: str, data: bytes) -> bool:
     """Serves a request for so many steps of the loop, then ends it; returns if it was through."""
     client = Client()
     body = iter([{"type": "http.request", "body": data, "more_body": False}])
@@ -50,9 +57,10 @@ async def end_after(
     async def send(message: MutableMapping[str, Any]) -> None:
         await asyncio.sleep(0)
 
-    scope = {"type": "http", "path": path, "headers": [], "state": {"client": client}}
+    scope: dict[str, Any] = {"type": "http", "method": "POST", "path": path, "headers": []}
+    scope["state"] = {"client": client}
     async with asyncio.timeout(BOUND_S), asyncio.TaskGroup() as group:
-        task = group.create_task(endpoint(scope, receive, send))
+        task = group.create_task(run(endpoint(scope, receive, send)))
         for _ in range(n_steps):
             await asyncio.sleep(0)
         if task.done():
@@ -85,7 +93,14 @@ async def test_ended_after_any_step(
     data = json.dumps(body_of(path, **more)).encode()
     pair = await stack.enter_async_context(sim_pair(disconnect_notice_s=60.0))
     fleet = await stack.enter_async_context(serving([pair[0]], [pair[1]]))
-    endpoint = GenerationEndpoint(Route(path), fleet.gateway.router, 1_000_000)
+    endpoint = AdmissionMiddleware(
+        GenerationEndpoint(Route(path), fleet.gateway.router, 1_000_000),
+        door=fleet.gateway.entrance.door,
+        key_rate=None,
+        total_rate=None,
+        log=get_logger("admission"),
+        now_s=time.monotonic,
+    )
 
     n_steps = 0
 

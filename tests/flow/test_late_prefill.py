@@ -104,12 +104,12 @@ async def test_failure_after_decodes_word_is_no_failure(stack: AsyncExitStack, s
         await exchange.write(b"data: [DONE]\n\n", is_last=True)
 
     late.decode.script = speak
-    fleet = await late.start(cb_failure_threshold=2)
+    fleet = await late.start(cb_failure_threshold=2, cb_failure_share=1.0)
     live = fleet.live(late.prefill)
-    # One more would open the breakers; a credit would clear the count.
+    # One more would open the breakers; a credit in between would not let it.
     for worker in (live, fleet.live(late.decode)):
         worker.breaker.record_failure()
-    probed_s = live.last_probe_s
+    probed_s = live.last_probe
     async with asyncio.timeout(5):
         asking = fleet.http.stream("POST", CHAT, json=body_of(CHAT, stream=True))
         async with asking as answer:
@@ -121,7 +121,7 @@ async def test_failure_after_decodes_word_is_no_failure(stack: AsyncExitStack, s
             goes_on.set()
             raw += b"".join([chunk async for chunk in chunks])
     assert Got(answer.status_code, answer.headers, raw).events[-1] == "[DONE]"
-    await until(lambda: live.last_probe_s != probed_s)
+    await until(lambda: live.last_probe != probed_s)
     await fleet.settle()
     assert fleet.charged == []
     assert live.last_error == "Out of memory."

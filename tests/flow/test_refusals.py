@@ -58,11 +58,11 @@ async def test_failure_is_charged_and_looked_into(
 ) -> None:
     """A 5xx opens the breaker of the worker that sent it, and has it probed at once."""
     failing, other = members(fleet, leg)
-    probed_s = fleet.live(failing).last_probe_s
+    probed_s = fleet.live(failing).last_probe
     failing.faults.refuse(status)
     got = await fleet.ask(CHAT, body_of(CHAT, stream=stream))
     assert (got.status, got.error["leg"]) == (status, leg)
-    await until(lambda: fleet.live(failing).last_probe_s != probed_s)
+    await until(lambda: fleet.live(failing).last_probe != probed_s)
     await fleet.settle()
     assert fleet.charged == [leg]
     assert other.aborted == [other.seen[0].rid]

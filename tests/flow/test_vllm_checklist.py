@@ -244,13 +244,13 @@ async def test_row_7_decode_refuses_a_parameter(nixl: VllmFleet, stream: bool) -
 async def test_row_9_client_leaves_during_prefill(
     stack: AsyncExitStack, model: Path, stream: bool
 ) -> None:
-    """Prefill's call is cancelled; decode has not heard of it.
+    """Prefill is aborted by its id; decode has not heard of it.
 
     With Mooncake it has, and prefill goes on: see ``test_vllm_leaving``.
     """
     fleet = await fleet_of(stack, model, prefill_tokens_per_s=5.0)
     await _leave(fleet, stream, lambda: fleet.prefill.engine.jobs)
-    assert fleet.prefill.cancelled == [asked(fleet.prefill).request_id]
+    assert fleet.prefill.counters.aborted == [asked(fleet.prefill).request_id]
     assert not fleet.decode.seen
 
 

@@ -59,11 +59,11 @@ async def free_soon(fleet: VllmFleet) -> None:
 @BOTH
 @ROUTES
 async def test_during_prefill(stack: AsyncExitStack, model: Path, route: str, stream: bool) -> None:
-    """Prefill's call is cancelled; nothing is pinned by it."""
+    """Prefill is aborted; nothing is pinned by it."""
     fleet = await fleet_of(stack, model, prefill={"prefill_tokens_per_s": 1.0})
     body = body_of(route, stream=stream)
     await leave_when(fleet, body, lambda: fleet.prefill.engine.jobs, route)
-    assert fleet.prefill.cancelled == [asked(fleet.prefill).request_id]
+    assert fleet.prefill.counters.aborted == [asked(fleet.prefill).request_id]
     assert not fleet.decode.seen
 
 

@@ -66,7 +66,10 @@ class VllmFleet(Fleet):
         """What is still held somewhere."""
         live = self.gateway.registry.workers()
         extra = asyncio.all_tasks() - self.tasks - {asyncio.current_task()}
+        door = self.gateway.entrance.door
         held = {
+            "in flight": door.n_in_flight,
+            "body bytes": door.n_body_bytes,
             "leases": sum(w.n_leases + sum(w.rank_leases) for w in live),
             "ending legs": self.gateway.reaper.n_pending,
             "requests in workers": sum(w.n_active for w in self.workers),

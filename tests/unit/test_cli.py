@@ -161,13 +161,22 @@ def test_flags_of_smg_are_accepted_with_one_warning() -> None:
     warnings: list[str] = []
     line = (
         "--enable-igw --enable-igw --selector a=b c=d --parser m --tls-cert-path=x "
-        "--no-remove-unhealthy-workers --port 5"
+        "--disable-load-monitoring --port 5"
     )
     assert cli.load(line.split(), {}, None, warnings.append).port == 5
-    flags = "--enable-igw --selector --parser --tls-cert-path --no-remove-unhealthy-workers"
+    flags = "--enable-igw --selector --parser --tls-cert-path --disable-load-monitoring"
     assert [
         f"{flag} is a flag of SMG that has no effect in this version" for flag in flags.split()
     ] == warnings
+
+
+@pytest.mark.parametrize("name", ["remove-unhealthy-workers", "worker-auto-recovery"])
+def test_flag_with_another_name(name: str) -> None:
+    """Either name switches it on, and off with --no-; no warning."""
+    warned: list[str] = []
+    assert cli.load([f"--{name}"], {}, None, warned.append).remove_unhealthy_workers
+    assert not cli.load([f"--no-{name}"], {}, None, warned.append).remove_unhealthy_workers
+    assert warned == []
 
 
 def test_settings_without_effect_are_warned_of() -> None:

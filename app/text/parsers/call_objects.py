@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from app.text.parsers.call_writer import CallWriter
-from app.text.parsers.json_reading import json_string, json_text, parsed, pass_json
+from app.text.parsers.json_reading import json_string, json_text, pass_json, unwrapped
 from app.text.parsers.reader import Reader, Steps
 
 Outcome = Literal["no call", "whole", "broken"]
@@ -99,7 +99,7 @@ class CallObject:
         text = yield from json_text(self._reader)
         if text is None:
             return "no call"
-        self._held = _unwrapped(text)
+        self._held = unwrapped(text)
         return "whole" if self._form.is_marked or self._held.startswith("{") else "no call"
 
     def _close(self) -> Outcome:
@@ -137,15 +137,3 @@ def call_list(reader: Reader, out: CallWriter, form: ObjectForm) -> Steps[Outcom
             reader.rewind()
             return "whole"
     return outcome
-
-
-def _unwrapped(text: str) -> str:
-    """Argument text from a member's value; see :class:`CallObject`."""
-    if text == "null":
-        return "{}"
-    value = parsed(text) if text.startswith('"') else None
-    if not isinstance(value, str):
-        return text
-    if not value.strip():
-        return "{}"
-    return value if isinstance(parsed(value), dict) else text

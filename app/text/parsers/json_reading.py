@@ -158,3 +158,15 @@ def parsed(text: str) -> object:
 def escaped(text: str) -> str:
     """A piece of text as it stands inside a JSON string."""
     return json.dumps(text, ensure_ascii=False)[1:-1]
+
+
+def unwrapped(text: str) -> str:
+    """Argument text from a whole JSON value: ``null`` is none, an object may stand in a string."""
+    if text == "null":
+        return "{}"
+    value = parsed(text) if text.startswith('"') else None
+    if not isinstance(value, str):
+        return text
+    if not value.strip():
+        return "{}"
+    return value if isinstance(parsed(value), dict) else text

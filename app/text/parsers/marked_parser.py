@@ -22,7 +22,7 @@ from typing import Any, ClassVar
 
 from app.text.parsers.call_ids import IdMaker, random_ids
 from app.text.parsers.call_writer import CallWriter
-from app.text.parsers.json_reading import pass_json
+from app.text.parsers.json_reading import pass_json, unwrapped
 from app.text.parsers.reader import Markers, Reader, Steps
 from app.text.parsers.shapes import ToolDelta
 
@@ -119,6 +119,31 @@ class MarkedParser(ABC):
         self._reader.commit()
         self._out.open_call(name)
         if not (yield from pass_json(self._reader, self._out.arguments)):
+            yield from self._broken_arguments()
+
+    def _announced_arguments(self, name: str, *, has_end: bool) -> Steps[None]:
+        """Opens a call whose arguments come next for certain, be they ever so odd.
+
+        None at all and ``null`` are an empty object; an object written as a string is unwrapped;
+        what is no JSON is passed on up to a marker.
+
+        Args:
+            name: The function's.
+            has_end: A marker ends the arguments, so that none at the end of the text have been
+                cut off.
+        """
+        reader, out = self._reader, self._out
+        yield from reader.skip_space()
+        reader.commit()
+        out.open_call(name)
+        first = yield from reader.ahead()
+        if (not first and not has_end) or (yield from reader.coming(*self._marks.texts)):
+            out.arguments("{}")
+        elif first not in ("{", "["):
+            found = yield from reader.text_before(self._marks)
+            text = reader.take_held(None if found is None else len(found[0]))
+            out.arguments(unwrapped(text.strip()))
+        elif not (yield from pass_json(reader, out.arguments)):
             yield from self._broken_arguments()
 
 

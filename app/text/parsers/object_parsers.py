@@ -11,8 +11,9 @@ from app.text.parsers.reader import Markers, Steps
 _ANY = ObjectForm(any_name)
 _PYTHON_TAG = "<|python_tag|>"
 _TOOL_CALLS = "[TOOL_CALLS]"
-_NAME = re.compile(r"[^\s\[\]{}<>\"]*")
+_NAME = re.compile(r"[^\[\]{}<>\"\n]*")
 _ID = re.compile(r"[^\s\[\]{}]*")
+_SPACE = re.compile(r"\s")
 
 
 class HermesParser(MarkedParser, starts=("<tool_call>",), ends=("</tool_call>",)):
@@ -90,23 +91,31 @@ class MistralParser(MarkedParser, starts=(_TOOL_CALLS,)):
     """
 
     def _calls(self, marker: str) -> Steps[bool]:
-        self._reader.skip(len(marker))
-        yield from self._reader.skip_space()
-        if (yield from self._reader.ahead()) not in ("[", "{"):
+        reader = self._reader
+        reader.skip(len(marker))
+        yield from reader.skip_space()
+        while (yield from reader.take(marker)) is not None:  # said twice it is said once
+            yield from reader.skip_space()
+        if (yield from reader.ahead()) not in ("[", "{"):
             return (yield from self._named())
-        outcome = yield from call_list(self._reader, self._out, _ANY)
+        outcome = yield from call_list(reader, self._out, _ANY)
         if outcome == "broken":
             yield from self._broken_arguments()
         return outcome != "no call"
 
     def _named(self) -> Steps[bool]:
         reader = self._reader
-        name = yield from reader.run_of(_NAME)
+        words = yield from reader.run_of(_NAME)
+        name = words.strip()
         if (yield from reader.take("[CALL_ID]")) is not None:
             yield from reader.run_of(_ID)
-        yield from reader.take("[ARGS]")
-        yield from reader.skip_space()
-        if not name or (yield from reader.ahead()) != "{":
+            yield from reader.skip_space()
+        if name and (yield from reader.take("[ARGS]")) is not None:
+            yield from self._announced_arguments(name, has_end=False)
+            return True
+        # Without the token only a brace tells where the name ends, and a sentence is no name.
+        is_name = name and (self._is_listed(name) or not _SPACE.search(name))
+        if not is_name or (yield from reader.ahead()) != "{":
             return False
         yield from self._arguments(name)
         return True

@@ -65,7 +65,7 @@ _FORMATS = (
     ThoughtFormat("minimax", starts_inside=True),
     ThoughtFormat("cohere_cmd", "<|START_THINKING|>", "<|END_THINKING|>"),
     ThoughtFormat("nano_v3"),
-    ThoughtFormat("mistral", "[THINK]", "[/THINK]"),
+    ThoughtFormat("mistral", "[THINK]", "[/THINK]", also_ends=("[TOOL_CALLS]",)),
     NONE,
 )
 
@@ -104,6 +104,7 @@ _MODELS: tuple[tuple[str, str], ...] = (
     ("nemotron*nano", "nano_v3"),
     ("nemotron*super", "nano_v3"),
     ("nano-v3", "nano_v3"),
+    ("magistral*2506", "base"),  # its tokenizer has no token for a thought
     ("magistral", "mistral"),
 )
 

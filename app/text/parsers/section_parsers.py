@@ -13,6 +13,7 @@ from app.text.parsers.marked_parser import MarkedParser
 from app.text.parsers.reader import Steps
 
 _NAME = re.compile(r"[^\s<>{}`]*")
+_KIMI_NAME = re.compile(r"[^<>{}]*")
 _KIMI_ID = re.compile(r"(?:functions\.)?(?P<name>.+?)(?::\d+)?")
 
 
@@ -27,8 +28,14 @@ class SectionParser(MarkedParser):
             if (yield from reader.take(self.starts[-1])) is None:
                 return False
         name = yield from self._name()
-        yield from reader.skip_space()
-        if not name or (yield from reader.ahead()) != "{":
+        if not name:
+            return False
+        return (yield from self._called(name))
+
+    def _called(self, name: str) -> Steps[bool]:
+        """Reads the arguments, which are an object."""
+        yield from self._reader.skip_space()
+        if (yield from self._reader.ahead()) != "{":
             return False
         yield from self._arguments(name)
         yield from self._after_arguments()
@@ -98,14 +105,18 @@ class KimiK2Parser(
     """Kimi K2 and K2.5: ``functions.NAME:N``, a token, and the arguments.
 
     N counts the calls of the conversation; the gateway counts itself, since models slip. The
-    section token exists with and without the plural.
+    section token exists with and without the plural. Behind the argument token anything is
+    arguments, nothing included: the model has said that it calls.
     """
 
     def _name(self) -> Steps[str | None]:
         yield from self._reader.skip_space()
-        call_id = yield from self._reader.run_of(_NAME)
-        yield from self._reader.skip_space()
+        call_id = yield from self._reader.run_of(_KIMI_NAME)
         if (yield from self._reader.take("<|tool_call_argument_begin|>")) is None:
             return None
-        match = _KIMI_ID.fullmatch(call_id)
+        match = _KIMI_ID.fullmatch(call_id.strip())
         return match["name"] if match else None
+
+    def _called(self, name: str) -> Steps[bool]:
+        yield from self._announced_arguments(name, has_end=True)
+        return True

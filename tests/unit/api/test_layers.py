@@ -1,4 +1,4 @@
-"""Request id, access log and auth, each round a small ASGI application."""
+"""Request id, access log and what layers have in common, each round a small application."""
 
 from __future__ import annotations
 
@@ -12,7 +12,12 @@ from structlog.testing import CapturingLogger
 
 from app.errors import ClientGone
 from app.middleware.access_log import AccessLogMiddleware
-from app.middleware.auth import AuthMiddleware, is_public
+from app.middleware.admission import AdmissionMiddleware
+from app.middleware.auth import AuthMiddleware
+from app.middleware.cors import CorsMiddleware
+from app.middleware.door import Door
+from app.middleware.key_ring import KeyRing
+from app.middleware.keys import shared_key
 from app.middleware.request_id import RequestIdMiddleware, find_id
 
 
@@ -28,6 +33,8 @@ class Echo:
             raise RuntimeError("secret detail")
         if scope["path"] == "/left":
             raise ClientGone
+        if scope["path"] == "/told":
+            scope.setdefault("state", {})["is_logged"] = True
         scope.setdefault("state", {})["log"] = {"model": "m"}
         headers = [(b"x-request-id", b"from-worker")]
         await send({"type": "http.response.start", "status": 201, "headers": headers})
@@ -114,10 +121,11 @@ async def test_one_line_a_request() -> None:
 
 
 async def test_probes_and_a_higher_level_are_not_logged() -> None:
-    """No line for /health, none at all when info is filtered out."""
+    """No line for /health, for what was logged elsewhere, or when info is filtered out."""
     log = CapturingLogger()
     await _ask(_logged(log, Echo()), "/health")
     await _ask(_logged(log, Echo(), is_shown=False))
+    await _ask(_logged(log, Echo()), "/told")
     assert log.calls == []
 
 
@@ -155,41 +163,6 @@ async def test_client_that_left_is_499() -> None:
     assert _lines(log, "exception") == []
 
 
-@pytest.mark.parametrize(
-    ("value", "status"),
-    [("Bearer k1", 201), ("bearer  k1", 201), ("Bearer k2", 401), ("Basic k1", 401), (None, 401)],
-)
-async def test_key_is_asked_for(value: str | None, status: int) -> None:
-    """401 with a challenge unless the bearer token is the key; the scheme in any case."""
-    headers = {"authorization": value} if value else {}
-    answer = await _ask(AuthMiddleware(Echo(), api_key="k1"), headers=headers)
-    assert answer.status_code == status
-    if status == 401:
-        assert answer.headers["www-authenticate"].startswith("Bearer")
-        assert answer.json()["error"]["code"] == "invalid_api_key"
-
-
-@pytest.mark.parametrize(
-    ("method", "path", "expected"),
-    [
-        ("GET", "/health", True),
-        ("GET", "/readiness", True),
-        ("GET", "/v1/models", True),
-        ("GET", "/v1/models/org/name", True),
-        ("POST", "/v1/models", False),
-        ("GET", "/docs/static/docs.js", True),
-        ("GET", "/openapi.json", True),
-        ("GET", "/health_generate", False),
-        ("GET", "/get_server_info", False),
-        ("GET", "/workers", False),
-        ("GET", "/v1/modelsx", False),
-    ],
-)
-def test_public_routes(method: str, path: str, expected: bool) -> None:
-    """Only health, models and the documentation are open."""
-    assert is_public(method, path) is expected
-
-
 @pytest.mark.parametrize("kind", ["lifespan", "websocket"])
 async def test_other_scopes_pass_untouched(kind: str) -> None:
     """Nothing is added to a scope that is no HTTP request."""
@@ -204,6 +177,16 @@ async def test_other_scopes_pass_untouched(kind: str) -> None:
     async def send(message: object) -> None:
         return None
 
-    app = RequestIdMiddleware(_logged(CapturingLogger(), AuthMiddleware(inner, api_key="k")))
+    log = CapturingLogger()
+    admission = AdmissionMiddleware(
+        inner,
+        door=Door(max_in_flight=1, max_body_bytes=1),
+        key_rate=None,
+        total_rate=None,
+        log=log,
+        now_s=lambda: 0.0,
+    )
+    auth = AuthMiddleware(admission, keys=KeyRing([shared_key("k")]))
+    app = CorsMiddleware(RequestIdMiddleware(_logged(log, auth)), origins=["*"])
     await app({"type": kind}, receive, send)
     assert seen == [{"type": kind}]

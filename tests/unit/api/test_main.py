@@ -50,6 +50,21 @@ async def test_start_and_end_with_an_unreachable_worker() -> None:
     assert gateway.life.is_ending
 
 
+@pytest.mark.parametrize(
+    ("settings", "is_warned"),
+    [({}, True), ({"api_key": "k"}, False), ({"host": "127.0.0.1"}, False)],
+)
+async def test_open_administration_is_warned_of(
+    capsys: pytest.CaptureFixture[str], settings: dict[str, Any], is_warned: bool
+) -> None:
+    """At start, where more than this machine could reach it."""
+    made = app.main.create_app(Settings(log_level="warn", **settings))
+    async with made.router.lifespan_context(made):
+        pass
+    line = "no key: everyone who reaches 0.0.0.0:30000 may use and administer it"
+    assert (line in capsys.readouterr().err) == is_warned
+
+
 async def test_failed_loop_is_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """A loop that failed once is logged and runs a second time."""
     monkeypatch.setattr("app.lifespan.RESTART_S", 0)

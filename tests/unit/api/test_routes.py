@@ -12,7 +12,7 @@ import pytest
 from fastapi import FastAPI
 
 from app.api import engine_info, health, models, problem, tokenize, workers
-from app.api.parts import Life
+from app.api.parts import Clocks, Life
 from app.dispatch.handoff_counts import HandoffCounts
 from app.dispatch.model_texts import ModelTexts, TextSettings
 from app.upstream.clients import WorkerClients
@@ -20,7 +20,7 @@ from app.upstream.failures import ConnectFailed
 from app.upstream.http1 import Head
 from app.workers.drain import Drain
 from app.workers.registry import Registry
-from app.workers.states import State
+from app.workers.states import Event, State
 from app.workers.worker import Role, Worker, WorkerInfo, WorkerSpec
 
 
@@ -32,6 +32,12 @@ class Scripted:
 
     def get(self, worker: Worker) -> ScriptedPool:
         return ScriptedPool(self.answers, worker.spec.url)
+
+    def n_running(self, worker: Worker) -> int:
+        return 0
+
+    def end(self, worker: Worker) -> int:
+        return 0
 
     async def drop(self, worker: Worker) -> None:
         return None
@@ -76,10 +82,11 @@ class FakeGateway:
     clients: Scripted = field(default_factory=Scripted)
     life: Life = field(default_factory=Life)
     handoffs: HandoffCounts = field(default_factory=HandoffCounts)
+    clocks: Clocks = field(default_factory=lambda: Clocks(lambda: 0.0, lambda: 1e9))
 
     def __post_init__(self) -> None:
         self.texts = ModelTexts(self.registry, cast("WorkerClients", self.clients), TextSettings())
-        self.drain = Drain(self.registry, close=self.clients.drop, limit_s=600, now_s=lambda: 0.0)
+        self.drain = Drain(self.registry, self.clients, limit_s=600, now_s=lambda: 0.0)
 
     def add(self, url: str, role: Role, *model_ids: str) -> Worker:
         """Adds a ready worker."""
@@ -142,7 +149,7 @@ async def test_model_id_may_hold_slashes(gateway: FakeGateway, client: httpx.Asy
 async def test_worker_is_added_shown_and_removed(
     gateway: FakeGateway, client: httpx.AsyncClient
 ) -> None:
-    """202 with Location, then pending, then draining, then gone."""
+    """202 with Location; pending, changed, ready, draining, then gone; removed again is fine."""
     added = await client.post("/workers", json={"url": "http://d:1", "worker_type": "decode"})
     location = added.headers["location"]
     assert (added.status_code, location) == (202, f"/workers/{added.json()['worker_id']}")
@@ -150,16 +157,49 @@ async def test_worker_is_added_shown_and_removed(
     assert (await client.get(location)).json()["status"] == "pending"
     again = await client.post("/workers", json={"url": "http://d:1/"})
     assert (again.status_code, _code(again)) == (409, "worker_already_exists")
-    assert (await client.patch(location, json={})).status_code == 501
+    assert again.json()["error"]["message"].endswith("Its state is joining.")
+    patched = await client.patch(location, json={"priority": 7})
+    assert (patched.status_code, patched.json()["status"]) == (202, "accepted")
+    assert (await client.get(location)).json()["priority"] == 7
+    gateway.registry.apply(gateway.registry.workers()[0], Event.JOINED)
     assert (await client.delete(location)).status_code == 202
     assert (await client.get(location)).json()["status"] == "draining"
+    again = await client.delete(location, params={"timeout_s": 30})
+    assert "draining" in again.json()["message"]
+    shown = (await client.get(location)).json()["draining"]
+    assert shown["deadline"] - shown["since"] == 30
     async with asyncio.TaskGroup() as group:
         running = group.create_task(gateway.drain.run())
         async with asyncio.timeout(2):
             while gateway.registry.workers():  # noqa: ASYNC110 - nothing announces it
                 await asyncio.sleep(0.01)
         running.cancel()
-    assert _code(await client.get(location)) == "worker_not_found"
+    gone = await client.get(location)
+    assert (_code(gone), gone.json()["error"]["message"].split(": ")[1]) == (
+        "worker_not_found",
+        "drained.",
+    )
+    late = await client.delete(location)
+    assert (late.status_code, late.json()["message"]) == (202, "The worker was removed: drained.")
+
+
+@pytest.mark.parametrize("query", ["timeout_s=-1", "timeout_s=inf", "timeout_s=x", "force=maybe"])
+async def test_wrong_way_to_remove(
+    gateway: FakeGateway, client: httpx.AsyncClient, query: str
+) -> None:
+    """400 naming the parameter, and the worker stays."""
+    worker = gateway.add("http://d:1", Role.DECODE)
+    answer = await client.delete(f"/workers/{worker.id}?{query}")
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, query.partition("=")[0])
+    assert worker.state is State.READY
+
+
+async def test_cancelled_registration(gateway: FakeGateway, client: httpx.AsyncClient) -> None:
+    """A worker that has not joined is gone with the answer."""
+    added = await client.post("/workers", json={"url": "http://d:1"})
+    answer = await client.delete(added.headers["location"])
+    assert "had not joined" in answer.json()["message"]
+    assert gateway.registry.workers() == ()
 
 
 @pytest.mark.parametrize(

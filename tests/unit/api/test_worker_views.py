@@ -7,13 +7,10 @@ import pytest
 from pydantic import ValidationError
 
 from app.api.problem import invalid_request
-from app.api.worker_views import NewWorker, list_view, to_spec, view
-from app.dispatch.handoff_counts import HandoffCounts
+from app.api.worker_views import NewWorker, to_spec
 from app.errors import InvalidRequest, RequestError
-from app.workers.registry import Registry
-from app.workers.states import State
-from app.workers.vllm_facts import VllmFacts
-from app.workers.worker import Engine, Role, WorkerInfo, WorkerSpec
+from app.workers.probe_rules import ProbeOverrides
+from app.workers.worker import Engine, Role
 
 
 def _read(**fields: object) -> NewWorker:
@@ -42,12 +39,14 @@ def test_full_body_becomes_a_spec() -> None:
             priority=7,
             cost=2,
             api_key="secret",
+            health={"check_interval_secs": 2, "disable_health_check": True},
             runtime_type="sglang",
         )
     )
     assert (spec.url, spec.role, spec.bootstrap_port) == ("http://p1:8000", Role.PREFILL, 9001)
     assert (spec.model_ids, dict(spec.labels)) == (("m", "n"), {"zone": "a"})
     assert (spec.priority, spec.cost, spec.api_key) == (7, 2.0, "secret")
+    assert spec.probes == ProbeOverrides(interval_s=2, is_disabled=True)
 
 
 def test_only_the_url_is_needed() -> None:
@@ -73,6 +72,18 @@ def test_only_the_url_is_needed() -> None:
         ({"url": "http://w", "runtime_type": "vllm"}, "runtime_type", "invalid_request"),
         ({"url": "http://w", "connection_mode": "grpc"}, "connection_mode", "invalid_request"),
         ({"url": "http://w", "models": ["a"], "model_id": "a"}, "model_id", "invalid_request"),
+        ({"url": "http://w", "api_key": "a\r\nb"}, "api_key", "invalid_request"),
+        ({"url": "http://w", "api_key": "k\u00e9y"}, "api_key", "invalid_request"),
+        (
+            {"url": "http://w", "health": {"timeout_secs": 0}},
+            "health.timeout_secs",
+            "invalid_request",
+        ),
+        (
+            {"url": "http://w", "health": {"drain_settle_secs": 1}},
+            "health.drain_settle_secs",
+            "unknown_parameter",
+        ),
     ],
 )
 def test_wrong_field_is_named(fields: dict[str, object], param: str, code: str) -> None:
@@ -96,72 +107,3 @@ def test_vllm_worker_is_told_by_its_url() -> None:
     assert (spec.engine, spec.url, spec.bootstrap_port) == (Engine.VLLM, "grpc://w:1", 8998)
     failure = _failure(url="grpcs://w:1", runtime_type="sglang")
     assert (failure.param, failure.status) == ("runtime_type", 400)
-
-
-def test_vllm_worker_shows_its_kv_connector() -> None:
-    """Connector, role, engine id and block size under SMG's names, and the count of handoffs."""
-    registry = Registry()
-    spec = WorkerSpec(url="grpc://p:1", role=Role.PREFILL, labels={"pairing": "blue"})
-    worker = registry.add(spec)
-    shown = view(worker)
-    assert not [name for name in shown if name.startswith("kv_")]
-    assert shown["pd_pairing"] == "vllm/?/blue"
-    facts = VllmFacts(kv_connector="NixlConnector", kv_role="kv_producer", kv_engine_id="e1")
-    registry.set_info(worker, WorkerInfo(model_ids=("m",), dp_size=2, page_size=16, vllm=facts))
-    shown = view(worker)
-    told = [shown[f"kv_{name}"] for name in ("connector", "role", "engine_id", "block_size")]
-    assert told == ["NixlConnector", "kv_producer", "e1", 16]
-    assert (shown["connection_mode"], shown["runtime_type"], shown["dp_size"]) == (
-        "grpc",
-        "vllm",
-        2,
-    )
-    assert shown["pd_pairing"] == "vllm/NixlConnector/blue"
-    counts = HandoffCounts()
-    counts.add("nixl")
-    counts.add("nixl")
-    counts.note_gap(0.0015)
-    stats = list_view(registry.workers(), counts)["stats"]
-    assert stats["handoffs"] == {"nixl": 2, "max_gap_ms": 1.5}
-
-
-def test_view_has_smg_names_and_no_key() -> None:
-    """A ready prefill worker shows what it reported, and never its key."""
-    registry = Registry()
-    spec = WorkerSpec(
-        url="http://p:1", role=Role.PREFILL, labels={"zone": "a"}, api_key="top-secret"
-    )
-    worker = registry.add(spec)
-    registry.set_info(
-        worker,
-        WorkerInfo(model_ids=("m",), dp_size=2, bootstrap_port=9001, labels={"version": "0.5.23"}),
-    )
-    registry.set_state(worker, State.READY, "registered")
-    shown = view(worker)
-    assert (shown["model_id"], shown["models"]) == ("m", [{"id": "m"}])
-    assert (shown["worker_type"], shown["connection_mode"]) == ("prefill", "http")
-    assert (shown["runtime_type"], shown["pd_pairing"]) == ("sglang", "sglang/?/?")
-    assert (shown["bootstrap_port"], shown["dp_size"]) == (9001, 2)
-    assert shown["labels"] == {"version": "0.5.23", "zone": "a"}
-    assert (shown["is_healthy"], shown["status"], shown["load"]) == (True, "ready", 0)
-    assert shown["circuit"] == "closed"
-    assert "top-secret" not in orjson.dumps(shown).decode()
-
-
-def test_pending_worker_leaves_out_what_is_unknown() -> None:
-    """No model, labels or bootstrap port before the worker was asked."""
-    worker = Registry().add(WorkerSpec(url="http://d:1", role=Role.DECODE))
-    shown = view(worker)
-    assert shown["status"] == "pending"
-    assert not {"model_id", "models", "labels", "bootstrap_port", "dp_size"} & shown.keys()
-
-
-def test_list_counts_roles() -> None:
-    """One prefill, two decode, no regular worker in stats."""
-    registry = Registry()
-    registry.add(WorkerSpec(url="http://p:1", role=Role.PREFILL))
-    registry.add(WorkerSpec(url="http://d:1", role=Role.DECODE))
-    registry.add(WorkerSpec(url="http://d:2", role=Role.DECODE))
-    shown = list_view(registry.workers(), HandoffCounts())
-    assert shown["stats"] == {"prefill_count": 1, "decode_count": 2, "regular_count": 0}
-    assert shown["total"] == 3

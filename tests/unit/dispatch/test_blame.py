@@ -11,7 +11,9 @@ from app.dispatch import blame as blame_module
 from app.dispatch.blame import CAPACITY_BACKOFF_S, Blame
 from app.errors import (
     KV_LOAD_FAILED,
+    Leg,
     LegBroken,
+    LegEnded,
     LegRejected,
     LegTimedOut,
     LegUnreachable,
@@ -19,7 +21,7 @@ from app.errors import (
 )
 from app.scheduling.scheduler import Pair
 from app.workers.breaker import Breaker
-from app.workers.health import ProbeResult
+from app.workers.probe_rules import ProbeResult
 from app.workers.worker import Role, Worker, WorkerSpec
 
 REPORT = "Decode transfer failed: KVTransferError: Lost connection with prefill (10.0.0.1:8998)"
@@ -178,6 +180,24 @@ async def test_back_off_is_as_long_as_the_worker_says(settling: Settling) -> Non
     assert not settling.pair.decode.is_full(7.0)
 
 
+async def test_back_off_has_an_end(settling: Settling) -> None:
+    """A worker that wants an hour is asked again after half a minute, if no other is left."""
+    error = LegRejected("Full.", leg="decode", worker_id="d", status=429, retry_after_s=3600)
+    await settling.blame.settle(error, settling.pair)
+    assert settling.pair.decode.is_full(29.9)
+    assert not settling.pair.decode.is_full(30.0)
+    assert error.retry_after_s == 3600
+
+
+async def test_full_or_sick(settling: Settling) -> None:
+    """503 is a failure where the worker's last probe failed too; 429 never is."""
+    settling.pair.prefill.n_failures = 1
+    for status in (429, 503):
+        error = LegRejected("No.", leg="prefill", worker_id="p", status=status)
+        await settling.blame.settle(error, settling.pair)
+        assert (["prefill"] if status == 503 else []) == settling.charged
+
+
 async def test_unreachable_is_cut_off(settling: Settling) -> None:
     """Charged, out at once, and the admin sees the address that the client does not."""
     error = LegUnreachable("gone", leg="decode", worker_id="d", detail="No connection to decode:1")
@@ -199,3 +219,39 @@ def test_late_failure_is_neither_credit_nor_charge(settling: Settling) -> None:
     assert [("success", "decode"), ("probe", "prefill")] == settling.told
     assert [] == settling.charged
     assert settling.pair.prefill.last_error == "reset by 10.0.0.1"
+
+
+async def test_removed_worker_is_not_charged(settling: Settling) -> None:
+    """The gateway ended the leg itself: nobody is charged or probed."""
+    error = LegEnded("removed", leg="prefill", worker_id="p")
+    assert (await settling.blame.settle(error, settling.pair)) is error
+    assert ([], []) == (settling.charged, settling.told)
+
+
+@pytest.mark.parametrize("leg", ["prefill", "decode"])
+async def test_trial_is_told_its_own_outcome(settling: Settling, leg: Leg) -> None:
+    """A failed trial opens its own worker's breaker again; the sibling's place says nothing."""
+    pair = settling.pair
+    for worker in (pair.prefill, pair.decode):
+        worker.breaker.record_failure()
+    settling.now_s = 60.0
+    pair.prefill_trial = pair.prefill.breaker.start_trial()
+    pair.decode_trial = pair.decode.breaker.start_trial()
+    await settling.blame.settle(LegBroken("cut", leg=leg, worker_id="x"), pair)
+    states = {"prefill": pair.prefill.breaker.state, "decode": pair.decode.breaker.state}
+    other = "decode" if leg == "prefill" else "prefill"
+    assert (states[leg], states[other]) == ("open", "half_open")
+
+
+def test_good_trials_close_both(settling: Settling) -> None:
+    """Three of each."""
+    pair = settling.pair
+    for worker in (pair.prefill, pair.decode):
+        worker.breaker.record_failure()
+    settling.now_s = 60.0
+    for _ in range(3):
+        assert settling.charged == ["prefill", "decode"]
+        pair.prefill_trial = pair.prefill.breaker.start_trial()
+        pair.decode_trial = pair.decode.breaker.start_trial()
+        settling.blame.succeeded(pair)
+    assert settling.charged == []

@@ -28,7 +28,11 @@ WHERE = "No connection to 10.1.2.3:8000: refused."
     ("failure", "kind", "message"),
     [
         (ConnectFailed(WHERE), LegUnreachable, "the decode worker could not be reached"),
-        (ConnectTimeout(WHERE), LegUnreachable, "the decode worker could not be reached"),
+        (
+            ConnectTimeout(WHERE),
+            LegUnreachable,
+            "the decode worker could not be reached in time",
+        ),
         (
             SilenceTimeout(WHERE, "head"),
             LegTimedOut,
@@ -49,6 +53,21 @@ def test_no_address_is_shown(failure: UpstreamError, kind: type, message: str) -
     assert (message, WHERE) == (error.message, error.detail)
     assert (kind, "decode", WORKER.id) == (type(error), error.leg, error.worker_id)
     assert isinstance(failure, ConnectFailed) is error.is_unsent
+
+
+@pytest.mark.parametrize(
+    ("failure", "status", "code"),
+    [
+        (ConnectFailed(WHERE), 502, "worker_unreachable"),
+        (ConnectTimeout(WHERE), 504, "connect_timeout"),
+        (SilenceTimeout(WHERE, "head"), 504, "worker_timeout"),
+        (BrokenResponse(WHERE), 502, "worker_broken"),
+    ],
+)
+def test_whatever_took_too_long_is_504(failure: UpstreamError, status: int, code: str) -> None:
+    """A connection that does not come about in time is one of them."""
+    error = leg_failures.from_wire(failure, "decode", WORKER)
+    assert (status, code) == (error.status, error.code)
 
 
 @pytest.mark.parametrize(

@@ -88,13 +88,24 @@ async def test_parsers_by_name_and_by_model(tmp_path: Path) -> None:
     for setting, expected in (("hermes", "hermes"), (None, None), ("none", "none")):
         pool = Pool(tmp_path, tool_parser=setting)
         decode = pool.add("grpc://d:1", Role.DECODE, "Qwen/Qwen3-8B")
-        found = (await pool.texts.get("Qwen/Qwen3-8B", decode)).tool_format
+        served = await pool.texts.get("Qwen/Qwen3-8B", decode)
+        found = served.tool_format
+        assert served.tool_parser == setting
         if expected is None:
             assert found is tool_parsers.for_model("Qwen/Qwen3-8B")
             assert found is not tool_parsers.NONE
         else:
             assert found is tool_parsers.by_name(expected)
         pool.texts.close()
+
+
+@pytest.mark.parametrize("says", ["", "first_token", "after_reasoning"])
+async def test_where_a_constraint_begins(pool: Pool, says: str) -> None:
+    """As the decode worker says; older ones say nothing."""
+    facts = VllmFacts(constrained_decoding_start=says)
+    served = await pool.texts.get("m", pool.add("grpc://d:1", Role.DECODE, vllm=facts))
+    assert served.constrains_after_thought is (says == "after_reasoning")
+    assert served.constrains_first_token is (says == "first_token")
 
 
 def test_wrong_path_is_found_at_the_start(tmp_path: Path) -> None:

@@ -11,8 +11,10 @@ import orjson
 import pytest
 
 from app.dispatch.abort import LegReaper
+from app.dispatch.leg_tools import LegTools
+from app.dispatch.limits import LegLimits
 from app.dispatch.reply import Prepared
-from app.dispatch.sglang import LegTools, SglangCall
+from app.dispatch.sglang import SglangCall
 from app.errors import LegBroken, LegRejected, LegTimedOut, LegUnreachable, WorkerError
 from app.protocol.facts import peek
 from app.protocol.routes import Route
@@ -33,6 +35,7 @@ class OneReader:
         self.coming: asyncio.Queue[Any] = asyncio.Queue()
         self.connect_failure: Exception | None = None
         self.is_read = self.sent = self.done = self.is_closed = False
+        self.limits: list[tuple[float, bool]] = []
         self.status = 0
 
     async def connect(self) -> None:
@@ -71,6 +74,10 @@ class OneReader:
             parts.append(data)
         return b"".join(parts)
 
+    def limit(self, limit_s: float, *, is_total: bool) -> None:
+        """Notes it."""
+        self.limits.append((limit_s, is_total))
+
     def fail(self, failure: Exception) -> None:
         """Ends it from another task."""
         self.coming.put_nowait(failure)
@@ -97,7 +104,8 @@ class Rig:
         self.grant = Grant(Ask(prepared.facts), pair, *leases)
         fakes: Any = self
         self.reaper = LegReaper(fakes)
-        tools = LegTools(fakes, fakes, self.reaper, hold_decode_s=0.01, silence_timeout_s=60.0)
+        limits = LegLimits(60.0, 60.0, 60.0, 60.0)
+        tools = LegTools(fakes, fakes, self.reaper, hold_decode_s=0.01, limits=limits)
         self.call = SglangCall(self.grant, prepared, b"", tools, keep_rid=True)
 
     def get(self, worker: Worker) -> Any:

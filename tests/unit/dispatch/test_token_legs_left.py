@@ -11,7 +11,7 @@ import pytest
 from app.dispatch import abort as abort_module
 from app.dispatch.abort import LegReaper
 from app.errors import LegBroken, ShuttingDown
-from app.protocol.engine import EngineRequest, Sampling
+from app.protocol.engine import Complete, EngineRequest, Sampling
 from app.upstream.failures import ConnectFailed, UpstreamError
 from app.workers.worker import Role, Worker, WorkerSpec
 
@@ -153,3 +153,64 @@ async def test_release(reaper: LegReaper, clients: Clients, failure: UpstreamErr
     clients.may_end.set()
     await asyncio.sleep(0.01)
     assert (clients.released, reaper.n_pending) == ([REQUEST], 0)
+
+
+class Prefilling:
+    """A prefill leg whose engine can be told to abort it."""
+
+    def __init__(self, ending: Complete | None) -> None:
+        self.told: list[str] = []
+        self._ending = ending
+        self._over = asyncio.Event()
+
+    async def run(self) -> Complete:
+        """Ends when somebody has it aborted, or cancels it."""
+        await self._over.wait()
+        if self._ending is None:
+            raise LegBroken("aborted", leg="prefill", worker_id="w")
+        return self._ending
+
+    async def abort(self) -> None:
+        """Notes it; a deaf engine goes on."""
+        self.told.append("abort")
+        if not self.is_deaf:
+            self._over.set()
+
+    def cancel(self) -> None:
+        """Notes it."""
+        self.told.append("cancel")
+        self._over.set()
+
+    is_deaf = False
+
+
+async def ended(reaper: LegReaper, leg: Prefilling) -> list[Complete]:
+    """Leaves a prefill; returns what was released."""
+    released: list[Complete] = []
+    running = reaper.adopt(leg.run())
+    await asyncio.sleep(0)
+    reaper.abandon(leg, running, released.append)
+    while reaper.n_pending:  # noqa: ASYNC110 - bounded by the fixture
+        await asyncio.sleep(0.005)
+    return released
+
+
+@pytest.mark.parametrize("has_ended", [False, True], ids=["in time", "too late"])
+async def test_abandoned_prefill(reaper: LegReaper, has_ended: bool) -> None:
+    """The engine says whether the abort came in time; if not, its blocks are released."""
+    ending = Complete((), "length", 3, 1, 0, handoff_json="{}") if has_ended else None
+    leg = Prefilling(ending)
+    released = await ended(reaper, leg)
+    assert leg.told[0] == "abort"
+    assert released == ([ending] if has_ended else [])
+
+
+async def test_abandoned_prefill_of_a_deaf_engine(
+    reaper: LegReaper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a while its call is cancelled."""
+    monkeypatch.setattr(abort_module, "ABANDON_TIMEOUT_S", 0.05)
+    leg = Prefilling(None)
+    leg.is_deaf = True
+    assert await ended(reaper, leg) == []
+    assert leg.told == ["abort", "cancel"]

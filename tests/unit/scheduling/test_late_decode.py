@@ -14,7 +14,7 @@ from app.scheduling.pairing import PairTable
 from app.scheduling.scheduler import Ask, Grant, LocalScheduler, Outcome
 from app.workers.lease import Lease
 from app.workers.registry import Registry
-from app.workers.states import State
+from app.workers.states import Event, State
 from app.workers.worker import Role, Worker, WorkerInfo, WorkerSpec
 
 FACTS = peek(Route.GENERATE, b'{"text":"x"}')
@@ -139,14 +139,94 @@ async def test_only_partners(fleet: Fleet) -> None:
     """Decode workers of another pairing label never take the handoff."""
     one = fleet.add("d0", Role.DECODE)
     fleet.add("p1", Role.PREFILL, label="x")
-    foreign = fleet.add("d1", Role.DECODE, label="x")
+    fleet.add("d1", Role.DECODE, label="x")
     table = PairTable(fleet.registry.snapshot())
     prefill = next(w for w in fleet.registry.workers() if w.spec.url == "http://p")
     assert table.partners(prefill, "m") == (one,)
     assert table.partners(prefill, None) == (one,)
-    assert table.partners(foreign, "m") == ()
     grant = await fleet.ask()
     while grant.pair.prefill is not prefill:
         grant = await fleet.ask()
     with pytest.raises(NoPairAvailable):
         fleet.scheduler.rebind_decode(grant, frozenset({one.id}))
+
+
+async def test_prefill_that_drains_still_hands_over(fleet: Fleet) -> None:
+    """Its KV cache goes to a decode worker that fits, though it takes no new request itself."""
+    one, other = (fleet.add(name, Role.DECODE) for name in ("d0", "d1"))
+    fleet.add("foreign", Role.DECODE, label="x")
+    for named in ("m", None):
+        grant = await fleet.scheduler.ask(Ask(replace(FACTS, model=named)))
+        fleet.registry.apply(grant.pair.prefill, Event.REMOVAL)
+        fleet.scheduler.rebind_decode(grant, frozenset({one.id}))
+        assert grant.pair.decode is other
+        fleet.scheduler.done(grant, Outcome.OK)
+        fleet.add(f"p-{named}", Role.PREFILL)
+
+
+async def test_other_models_do_not_fit_a_request_without_one(fleet: Fleet) -> None:
+    """Without a model in the request, decode must serve a model of prefill's."""
+    one = fleet.add("d0", Role.DECODE)
+    grant = await fleet.scheduler.ask(Ask(replace(FACTS, model=None)))
+    worker = fleet.registry.add(WorkerSpec("http://other", Role.DECODE))
+    fleet.registry.set_info(worker, WorkerInfo(model_ids=("other",)))
+    fleet.registry.apply(worker, Event.JOINED)
+    with pytest.raises(NoPairAvailable):
+        fleet.scheduler.rebind_decode(grant, frozenset({one.id}))
+
+
+async def test_decode_that_drains_is_kept_if_it_is_the_only_one(fleet: Fleet) -> None:
+    """It waits for the lease it granted; another is taken if there is one; no tried one."""
+    one = fleet.add("d0", Role.DECODE)
+    grant, late = await fleet.ask(), await fleet.ask()
+    fleet.registry.apply(one, Event.REMOVAL)
+    fleet.scheduler.rebind_decode(grant, NONE)
+    assert (grant.pair.decode, one.n_leases) == (one, 2)
+    with pytest.raises(NoPairAvailable):
+        fleet.scheduler.rebind_decode(late, frozenset({one.id}))
+    other = fleet.add("d1", Role.DECODE)
+    fleet.scheduler.rebind_decode(grant, NONE)
+    assert (grant.pair.decode, one.n_leases) == (other, 1)
+    fleet.registry.apply(one, Event.FORCED)
+    fleet.registry.remove(other.id)
+    with pytest.raises(NoPairAvailable):
+        fleet.scheduler.rebind_decode(late, NONE)
+
+
+async def test_computed_prefill_is_no_load_and_is_held(fleet: Fleet) -> None:
+    """Not counted as load once computed, held until it has ended; both are over in the end."""
+    fleet.add("d0", Role.DECODE)
+    grant = await fleet.ask()
+    prefill = grant.pair.prefill
+    fleet.scheduler.prefill_computed(grant)
+    assert (prefill.n_leases, prefill.n_held) == (0, 1)
+    fleet.scheduler.prefill_ended(grant)
+    fleet.scheduler.done(grant, Outcome.OK)
+    assert (prefill.n_leases, prefill.n_held) == (0, 0)
+
+
+async def test_place_of_a_trial_comes_back(fleet: Fleet) -> None:
+    """With the grant, however it ended; and with the worker that was not used after all."""
+    clock = [0.0]
+    late = Fleet()
+    late.registry = Registry(now_s=lambda: clock[0])
+    late.scheduler = LocalScheduler(
+        late.registry, RoundRobin(), RoundRobin(), now_s=lambda: clock[0]
+    )
+    prefill, one = late.add("p", Role.PREFILL), late.add("d0", Role.DECODE)
+    for worker in (prefill, one):
+        for _ in range(10):
+            worker.breaker.record_failure()
+    clock[0] = 60.0
+    for _ in range(5):
+        grants = [await late.ask() for _ in range(3)]
+        with pytest.raises(NoPairAvailable):
+            await late.ask()
+        for grant in grants:
+            late.scheduler.done(grant, Outcome.CANCELLED)
+    grants = [await late.ask() for _ in range(3)]
+    late.add("d1", Role.DECODE)
+    for grant in grants:
+        late.scheduler.rebind_decode(grant, frozenset({one.id}))
+    assert one.breaker.allows()
+    assert not prefill.breaker.allows()

@@ -10,10 +10,12 @@ import pytest
 
 from app.text.answer import Envelope
 from app.text.chat_template import ChatTemplate
+from app.text.parsers import reasoning_parsers
 from app.text.parsers.reasoning_parsers import ThoughtFormat
 from app.text.served_model import ServedModel
 from tests.unit.text.answering import (
     CALL,
+    HELLO,
     WEATHER,
     MakeFrames,
     chat,
@@ -107,16 +109,43 @@ async def test_calls_cut_by_length(
 
 
 async def test_prompt_that_opens_the_thought(
-    thinker: ServedModel, envelope: Envelope, frames: MakeFrames
+    thinker: ServedModel,
+    envelope: Envelope,
+    frames: MakeFrames,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The answer begins inside it, without a marker of its own."""
-    source = "{{ messages[0].content }}{% if add_generation_prompt %}<think>\n{% endif %}"
-    opening = replace(thinker, client_template=lambda text: ChatTemplate({"default": text}, {}))
-    request = await chat(opening, chat_template=source)
-    message = whole_of(request, envelope, frames("hm</think>yes"))["choices"][0]["message"]
-    assert ("hm", "yes") == (message["reasoning_content"], message["content"])
     plain = whole_of(await chat(thinker), envelope, frames("hm</think>yes"))
     assert "hm</think>yes" == plain["choices"][0]["message"]["content"]
+    source = "{{ messages[0].content }}{% if add_generation_prompt %}<think>\n{% endif %}"
+    monkeypatch.setattr(thinker.tokenizer, "chat", ChatTemplate({"default": source}, {}))
+    message = whole_of(await chat(thinker), envelope, frames("hm</think>yes"))["choices"][0]
+    assert ("hm", "yes") == (message["message"]["reasoning_content"], message["message"]["content"])
+
+
+@pytest.mark.parametrize(
+    ("begun", "reasoning", "content"),
+    [
+        ("<think>Let me", "hm", "yes"),
+        ("<think>Let me see.</think>Well", None, "hm</think>yes"),
+        ("Well", None, "hm</think>yes"),
+    ],
+)
+async def test_continued_message(
+    thinker: ServedModel,
+    envelope: Envelope,
+    frames: MakeFrames,
+    begun: str,
+    reasoning: str | None,
+    content: str,
+) -> None:
+    """Whether the answer goes on with a thought is for the message to say that it continues."""
+    messages = [*HELLO, {"role": "assistant", "content": begun}]
+    for habit in ("qwen3", "deepseek_r1"):
+        model = replace(thinker, thought_format=reasoning_parsers.by_name(habit))
+        request = await chat(model, messages=messages, continue_final_message=True)
+        message = whole_of(request, envelope, frames("hm</think>yes"))["choices"][0]["message"]
+        assert (reasoning, content) == (message.get("reasoning_content"), message["content"])
 
 
 async def test_markers_that_are_special_tokens(

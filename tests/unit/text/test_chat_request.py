@@ -5,15 +5,19 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import orjson
 import pytest
 
 from app.errors import InvalidRequest
 from app.protocol.engine import Constraint
 from app.text.chat_request import read_chat
-from app.text.chat_template import ChatTemplate
+from app.text.client_templates import ClientTemplates
+from app.text.parsers import reasoning_parsers, tool_parsers
+from app.text.parsers.section_parsers import KimiK2Parser
 from app.text.served_model import ServedModel
 from app.text.text_request import TextRequest
 from app.text.tokenizer import Tokenizer
+from app.text.tool_choice import read_tools
 
 HELLO = [{"role": "user", "content": "Hello"}]
 WEATHER = {
@@ -153,12 +157,17 @@ async def test_template_switches(served: ServedModel) -> None:
 
 
 async def test_clients_template(served: ServedModel) -> None:
-    """Taken only where the operator trusts clients."""
-    trusting = replace(served, client_template=lambda text: ChatTemplate({"default": text}, {}))
-    made = await chat(trusting, chat_template="{{ messages[0].content }}!")
-    assert "Hello!" == made.prompts[0].text
-    broken = await refusal(trusting, chat_template="{% if %}")
-    assert ("chat_template", None) == (broken.param, broken.leg)
+    """Refused with the flag's name; where the operator has set it, the message is written by it."""
+    untrusted = await refusal(served, chat_template="{{ messages[0].content }}!")
+    assert ("chat_template", "unsupported_parameter") == (untrusted.param, untrusted.code)
+    assert "--trust-request-chat-template" in untrusted.message
+    templates = ClientTemplates()
+    try:
+        trusting = replace(served, client_templates=templates)
+        made = await chat(trusting, chat_template="{{ messages[0].content }}!")
+        assert "Hello!" == made.prompts[0].text
+    finally:
+        templates.close()
 
 
 async def test_parsers(thinker: ServedModel) -> None:
@@ -191,6 +200,56 @@ async def test_forced_calls_replace_the_clients_constraint(served: ServedModel) 
     assert isinstance(constraint, Constraint)
     assert "json_schema" == constraint.kind
     assert forced.parsing.new_tools is not None
+
+
+def tag_of(request: TextRequest) -> Any:
+    """The format of the structural tag that binds a request."""
+    constraint = request.prompts[0].sampling.constraint
+    assert constraint is not None
+    assert constraint.kind == "structural_tag"
+    return orjson.loads(str(constraint.value))["format"]
+
+
+async def test_forced_calls_in_the_models_own_format(thinker: ServedModel) -> None:
+    """Where the operator has named a parser that has tags, and the worker's word decides more."""
+    forced: dict[str, Any] = {"tools": [WEATHER], "tool_choice": "required"}
+    kimi = replace(thinker, tool_format=tool_parsers.by_name("kimik2"))
+    guessed = await chat(kimi, **forced)
+    assert guessed.prompts[0].sampling.constraint == read_tools(forced).constraint()
+    assert guessed.parsing.new_reasoning is None
+    kimi = replace(kimi, tool_parser="kimi_k2")
+    request = await chat(kimi, **forced)
+    assert not request.prompts[0].sampling.skip_special_tokens
+    # Nobody knows whether the worker's grammar begins in front of the thought or behind it.
+    assert tag_of(request)["elements"][0]["type"] == "optional"
+    assert request.parsing.new_reasoning is not None
+    assert request.parsing.new_tools is not None
+    assert isinstance(request.parsing.new_tools(), KimiK2Parser)
+    off = await chat(kimi, **forced, reasoning_effort="none")
+    behind = await chat(replace(kimi, constrains_after_thought=True), **forced)
+    assert {"tag"} == {tag_of(made)["type"] for made in (off, behind)}
+    inside = replace(kimi, thought_format=reasoning_parsers.by_name("kimi_thinking"))
+    for says_so, kind in ((False, "optional"), (True, "sequence")):
+        made = await chat(replace(inside, constrains_first_token=says_so), **forced)
+        assert kind == tag_of(made)["elements"][0]["type"]
+
+
+async def test_mistrals_newer_format_where_the_vocabulary_has_it(
+    served: ServedModel, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The token that stands before the arguments came with it."""
+    named = {"type": "function", "function": {"name": "weather"}}
+    mistral = replace(
+        served,
+        tool_format=tool_parsers.by_name("mistral"),
+        tool_parser="mistral",
+        tokenizer=tokenizer,
+    )
+    forced: dict[str, Any] = {"tools": [WEATHER], "tool_choice": named}
+    assert tag_of(await chat(mistral, **forced))["begin"] == "[TOOL_CALLS] ["
+    monkeypatch.setattr(Tokenizer, "token_id", lambda _, text: 9 if text == "[ARGS]" else None)
+    (tag,) = tag_of(await chat(mistral, **forced))["tags"]
+    assert tag["begin"] == "[TOOL_CALLS]weather[ARGS]"
 
 
 async def test_special_tokens_stay_for_tool_parsers(thinker: ServedModel) -> None:

@@ -10,7 +10,6 @@ import pytest
 from app.errors import InvalidRequest
 from app.text import template_environment
 from app.text.chat_template import ChatTemplate
-from app.text.encoding_pool import EncodingPool
 from app.text.template_traits import opens_thought
 from app.text.tokenizer_files import TokenizerNotLoaded
 
@@ -223,6 +222,15 @@ def test_failing_arguments_start_no_thought() -> None:
         ("a<think>because", "<think>because", True),
         ("a<think>b</think>c", "<think>b</think>c", False),
         ("user said <think> here. Answer:", "", False),
+        ("a<|START_THINKING|>", "", True),
+        ("a<think>\nbecause of", "because of", True),
+        ("a<think>\nbecause of", "  because of \n", True),
+        ("a<think>b</think>\nc", "c", False),
+        ("a<think>b</think>c", "b</think>c", False),
+        ("user said <think>. Answer: c", "c", False),
+        ("user said <think>. Answer:", "   ", False),
+        ("a<think>\n", "   ", True),
+        ("gone", "because of", False),
     ],
 )
 def test_prompt_opens_thought(prompt: str, continued: str, opens: bool) -> None:
@@ -230,15 +238,28 @@ def test_prompt_opens_thought(prompt: str, continued: str, opens: bool) -> None:
     assert opens is opens_thought(prompt, continued)
 
 
-async def test_long_chats_render_in_a_thread() -> None:
-    """The text is the same."""
-    pool = EncodingPool(n_threads=1)
-    chat = template("{% for m in messages %}{{ m.content }}{% endfor %}")
-    try:
-        for n_messages in (1, 200):
-            messages = USER * n_messages
-            assert "Hi" * n_messages == await chat.render_soon(messages, pool)
-        with pytest.raises(InvalidRequest):
-            await chat.render_soon(USER * 200, pool, kwargs={"tools": []})
-    finally:
-        pool.close()
+def test_quick_chats() -> None:
+    """Many messages, or much text in any form, take a thread."""
+    parts = [{"type": "text", "text": "a" * 100_000}] * 3
+    quick: list[Any] = [USER, USER * 50, [{"role": "assistant", "content": None}]]
+    slow: list[Any] = [
+        USER * 51,
+        [{"role": "user", "content": "a" * 300_000}],
+        [{"role": "user", "content": parts}],
+    ]
+    assert [True] * 3 == [ChatTemplate.is_quick(messages) for messages in quick]
+    assert [False] * 3 == [ChatTemplate.is_quick(messages) for messages in slow]
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}",
+        "{% for a in b %}" * 30 + "{% endfor %}" * 30,
+        "{{ " + "9" * 6000 + " }}",
+    ],
+)
+def test_what_python_cannot_compile_is_found_when_loading(source: str) -> None:
+    """Jinja makes Python of a template; that has limits, too."""
+    with pytest.raises(TokenizerNotLoaded, match="does not compile"):
+        template(source)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import orjson
 import pytest
 
 from app.errors import InvalidRequest
@@ -12,6 +13,29 @@ from app.text.constraint import read_constraint
 
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}}
 SCHEMA_TEXT = '{"type":"object","properties":{"a":{"type":"integer"}}}'
+
+
+def deep(n_levels: int) -> dict[str, Any]:
+    """A schema of so many objects within each other."""
+    schema: dict[str, Any] = {}
+    for _ in range(n_levels - 1):
+        schema = {"not": schema}
+    return schema
+
+
+DEEP, DEEPER = deep(64), deep(80)
+
+
+def test_depth_that_is_taken() -> None:
+    """As deep as the engine takes it, and no matter how wide."""
+    wide = {"anyOf": [{"type": "null"}] * 200}
+    for schema in (DEEP, wide, orjson.dumps(DEEP).decode()):
+        made = read_constraint({"guided_json": schema})
+        assert made is not None
+    tag = {"format": deep(79)}
+    assert read_constraint({"structural_tag": tag}) is not None
+    older: dict[str, Any] = {"structures": [], "triggers": []}
+    assert read_constraint({"structural_tag": older}) is not None
 
 
 @pytest.mark.parametrize(
@@ -71,6 +95,14 @@ def test_forms(fields: dict[str, Any], constraint: Constraint | None) -> None:
             "response_format.json_schema.schema",
         ),
         ({"structured_outputs": {"disable_fallback": True}}, "structured_outputs.disable_fallback"),
+        ({"structural_tag": {}}, "structural_tag"),
+        ({"structural_tag": "{}"}, "structural_tag"),
+        ({"structural_tag": True}, "structural_tag"),
+        ({"structural_tag": {"format": "any_text"}}, "structural_tag"),
+        ({"response_format": {"type": "structural_tag"}}, "response_format"),
+        ({"guided_json": {"not": DEEP}}, "guided_json"),
+        ({"guided_json": orjson.dumps({"not": DEEP}).decode()}, "guided_json"),
+        ({"structural_tag": {"format": DEEPER}}, "structural_tag"),
     ],
 )
 def test_refused(fields: dict[str, Any], param: str) -> None:

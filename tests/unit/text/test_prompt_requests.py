@@ -96,6 +96,17 @@ async def test_refused(served: ServedModel, members: dict[str, Any]) -> None:
     assert refusal.value.param in members
 
 
+async def test_answers_of_one_request_are_bounded(served: ServedModel) -> None:
+    """Choices times prompts: each takes two calls."""
+    assert (await completion(served, ["a"] * 8, n=128)).n_slots == 1024
+    with pytest.raises(InvalidRequest, match="128 for 9 prompts; at most 1024") as refusal:
+        await completion(served, ["a"] * 9, n=128)
+    assert refusal.value.param == "n"
+    with pytest.raises(InvalidRequest) as refusal:
+        await generate(served, text=["a"] * 9, sampling_params={"n": 128})
+    assert refusal.value.param == "sampling_params.n"
+
+
 async def test_best_of_n(served: ServedModel) -> None:
     """best_of = n asks for nothing."""
     assert 2 == (await completion(served, best_of=2, n=2)).n

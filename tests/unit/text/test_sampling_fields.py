@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 
 from app.errors import InvalidRequest
-from app.protocol.engine import Constraint, Sampling
+from app.protocol.engine import Constraint, EngineRequest, Sampling
 from app.text.chat_request import read_chat
 from app.text.completion_request import read_completion
 from app.text.sampling import for_choice
 from app.text.served_model import ServedModel
+from app.upstream.vllm_messages import to_wire
 
 MESSAGES = [{"role": "user", "content": "Hello"}]
 
@@ -217,3 +218,39 @@ async def test_slots(served: ServedModel) -> None:
     assert ["a", "a", "b c", "b c"] == [item.prompt_text for item in sent]
     assert [4, 5, 4, 5] == [item.sampling.seed for item in sent]
     assert [1] * 4 == [item.sampling.n for item in sent]
+
+
+@pytest.mark.parametrize(
+    ("members", "param"),
+    [
+        ({"logit_bias": {"0" * 5000 + "5": 1}}, "logit_bias"),
+        ({"logit_bias": {"00000000005": 1}}, "logit_bias"),
+        ({"repetition_penalty": 1e308}, "repetition_penalty"),
+        ({"stop": "a" * 1025}, "stop"),
+        ({"stop": ["a", "b" * 1025]}, "stop"),
+        ({"stop_token_ids": [5, 2**32]}, "stop_token_ids"),
+        ({"stop_token_ids": [5, 10_000]}, "stop_token_ids"),
+        ({"stop_token_ids": [True]}, "stop_token_ids"),
+        ({"stop_token_ids": [5] * 4097}, "stop_token_ids"),
+        ({"logit_bias": {"5": 1, "10000": 1}}, "logit_bias"),
+    ],
+)
+async def test_what_hostile_clients_send(
+    served: ServedModel, members: dict[str, Any], param: str
+) -> None:
+    """Named, whatever it would have done further on."""
+    with pytest.raises(InvalidRequest) as refusal:
+        await sampling(served, **members)
+    assert refusal.value.param == param
+    assert len(refusal.value.message) < 200
+
+
+async def test_numbers_too_small_for_the_wire(served: ServedModel) -> None:
+    """The servicer takes a 0 for a field that was left out: greedy would become random."""
+    made = await sampling(served, top_p=1e-300, repetition_penalty=1e-300, stop="a" * 1024)
+    sent = to_wire(EngineRequest("x", [1], "", made, stream=False)).sampling_params
+    assert 0 < sent.top_p < 1e-37
+    assert 0 < sent.repetition_penalty < 1e-37
+    largest = await sampling(served, repetition_penalty=3.4e38)
+    sent = to_wire(EngineRequest("x", [1], "", largest, stream=False)).sampling_params
+    assert sent.repetition_penalty < float("inf")

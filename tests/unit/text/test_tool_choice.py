@@ -101,6 +101,11 @@ def test_forms(fields: dict[str, Any], mode: str, shown: list[str], usable: list
             {"tools": [{"type": "function", "function": {"name": "a", "parameters": []}}]},
             "tools[0].function.parameters",
         ),
+        ({"tools": [tool("a", type="array")]}, "tools[0].function.parameters.type"),
+        ({"tools": [tool("a", type=7)]}, "tools[0].function.parameters.type"),
+        ({"tools": [A, tool("b", type=["null"])]}, "tools[1].function.parameters.type"),
+        ({"tools": [tool("a", properties=[1])]}, "tools[0].function.parameters.properties"),
+        ({"tools": [tool("a", **{"$defs": "x"})]}, "tools[0].function.parameters.$defs"),
     ],
 )
 def test_refused(fields: dict[str, Any], param: str) -> None:
@@ -108,6 +113,15 @@ def test_refused(fields: dict[str, Any], param: str) -> None:
     with pytest.raises(InvalidRequest) as refusal:
         read_tools(fields)
     assert param == refusal.value.param
+
+
+def test_parameters_that_are_taken() -> None:
+    """Whatever leaves room for an object."""
+    listed = {"type": ["object", "null"], "properties": None}
+    function: dict[str, Any]
+    for function in ({}, {"parameters": None}, {"parameters": {}}, {"parameters": listed}):
+        tools = [{"type": "function", "function": {"name": "a", **function}}]
+        assert names(read_tools({"tools": tools}).usable) == ["a"]
 
 
 def test_schemas() -> None:
@@ -134,3 +148,42 @@ def test_conflicting_definitions() -> None:
     second = tool("b", **{"$defs": {"City": {"type": "integer"}}})
     with pytest.raises(InvalidRequest, match="two different ways"):
         ToolPlan("required", (), (first, second)).constraint()
+
+
+def test_schemas_that_refer_to_themselves() -> None:
+    """Their own root is one thing in the schema of a call and another in that of all calls."""
+    tree = tool("a", properties={"left": {"$ref": "#"}, "$ref": {"$ref": "#/properties/left"}})
+    named = ToolPlan("named", (tree,), (tree,)).constraint()
+    assert named is not None
+    assert tree["function"]["parameters"] == orjson.loads(str(named.value))
+    plain = tool("b", properties={"c": {"$ref": "#/$defs/C"}}, **{"$defs": {"C": {"type": "null"}}})
+    required = ToolPlan("required", (), (plain, tree)).constraint()
+    assert required is not None
+    schema = orjson.loads(str(required.value))
+    first, second = (call["properties"]["parameters"] for call in schema["items"]["anyOf"])
+    assert first["properties"] == plain["function"]["parameters"]["properties"]
+    assert second == {"$ref": "#/$defs/_tool_1"}
+    assert schema["$defs"]["C"] == {"type": "null"}
+    moved = schema["$defs"]["_tool_1"]["properties"]
+    assert moved["left"] == {"$ref": "#/$defs/_tool_1"}
+    assert moved["$ref"] == {"$ref": "#/$defs/_tool_1/properties/left"}
+    assert tree["function"]["parameters"]["properties"]["left"] == {"$ref": "#"}
+
+
+def deep(n_levels: int) -> dict[str, Any]:
+    """A schema of so many objects within each other."""
+    schema: dict[str, Any] = {}
+    for _ in range(n_levels - 1):
+        schema = {"not": schema}
+    return schema
+
+
+def test_depth_of_schemas() -> None:
+    """As deep as the engine takes them, with what is put around them."""
+    for mode, most in (("named", 64), ("required", 59)):
+        plan = ToolPlan(mode, (), (tool("a", items=deep(most - 1)),))  # type: ignore[arg-type]
+        assert plan.constraint() is not None
+        plan = ToolPlan(mode, (), (tool("a", items=deep(most)),))  # type: ignore[arg-type]
+        with pytest.raises(InvalidRequest, match="more than 64 objects") as refusal:
+            plan.constraint()
+        assert refusal.value.param == "tools"

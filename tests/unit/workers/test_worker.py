@@ -6,14 +6,13 @@ import pytest
 
 from app.workers.breaker import Breaker
 from app.workers.states import State
+from app.workers.urls import normalise_url, url_identity
 from app.workers.worker import (
     Engine,
     Role,
     Worker,
     WorkerInfo,
     WorkerSpec,
-    normalise_url,
-    url_identity,
 )
 
 

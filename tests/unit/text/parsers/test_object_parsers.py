@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.unit.text.parsers.parsing import parse_as
+from tests.unit.text.parsers.parsing import parse_as, tool
 
 ARGUMENTS = '{"city":"A",  "days" :1.50}'
 
@@ -161,3 +161,19 @@ def test_mistral_text_after_arguments() -> None:
     parsed = parse_as("mistral", 'Ok.[TOOL_CALLS]now[ARGS]{"name": "x"} done')
     assert parsed.calls == [("now", {"name": "x"})]
     assert parsed.content == "Ok. done"
+
+
+def test_mistral_call_that_ends_behind_its_name() -> None:
+    """The format has no end marker: a call without arguments may end so, a name alone may not."""
+    parsed = parse_as("mistral", "[TOOL_CALLS]now[ARGS]")
+    assert (parsed.names, parsed.arguments, parsed.content) == (["now"], ["{}"], "")
+    cut = parse_as("mistral", "[TOOL_CALLS]now")
+    assert (cut.names, cut.content) == ([], "[TOOL_CALLS]now")
+
+
+def test_mistral_sentence_before_a_brace() -> None:
+    """Without the token in between only a listed name may have blanks."""
+    text = "[TOOL_CALLS]is a marker {x}"
+    assert parse_as("mistral", text).content == text
+    named = [tool("is a marker")]
+    assert parse_as("mistral", text, tools=named).names == ["is a marker"]

@@ -67,6 +67,14 @@ def test_other_markers(name: str, start: str, end: str) -> None:
     assert part(reasoning_parsers.by_name(name)(), *f"{start}a{end}b") == ("a", "b")
 
 
+def test_mistral_calls_end_the_thought() -> None:
+    """The marker of a call is read by the next parser, so it stays."""
+    text = "[THINK]a[TOOL_CALLS]now[ARGS]{}"
+    expected = ("a", "[TOOL_CALLS]now[ARGS]{}")
+    assert part(reasoning_parsers.by_name("mistral")(), text) == expected
+    assert part(reasoning_parsers.by_name("mistral")(), *text) == expected
+
+
 def test_kimi_calls_end_the_thought() -> None:
     """A section of calls inside a thought ends it and is left for the tool parser."""
     section = "<|tool_calls_section_begin|>"
@@ -88,6 +96,7 @@ def test_kimi_calls_end_the_thought() -> None:
         ("zai-org/GLM-4.5-Air", "glm45", False),
         ("zai-org/GLM-5", "glm45", False),
         ("stepfun-ai/step3", "step3", True),
+        ("mistralai/Magistral-Small-2506", "base", False),
         ("moonshotai/Kimi-K2-Instruct", "kimi", False),
         ("moonshotai/Kimi-K2-Thinking", "kimi_thinking", True),
         ("moonshotai/Kimi-K2.5", "kimi_k25", False),

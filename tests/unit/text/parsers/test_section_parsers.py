@@ -76,3 +76,9 @@ def test_kimi_singular_section_and_broken_arguments() -> None:
     parsed = parse_as("kimik2", text)
     assert parsed.arguments == ["{'a': 1}"]
     assert parsed.content == "ok"
+
+
+def test_kimi_call_cut_off_before_its_arguments() -> None:
+    """They have begun, and nothing is invented for what is missing."""
+    parsed = parse_as("kimik2", "<|tool_call_begin|>functions.now:0<|tool_call_argument_begin|>")
+    assert (parsed.names, parsed.arguments, parsed.content) == (["now"], [""], "")
