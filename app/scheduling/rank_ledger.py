@@ -8,6 +8,7 @@ recently for the snapshot to contain.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -71,15 +72,17 @@ class RankLedger:
         self._backlog_s = 0.0
         self._has_counters = False
         self._worked_since_s = 0.0
+        self._first_sent_s = math.inf
         self._own_tokens = 0.0
 
     def is_fresh(self, now_s: float) -> bool:
         """Whether the last snapshot still says something.
 
         A rank that had nothing of ours was not asked; its word counts from when it got something.
+        One that never spoke is waited for once.
         """
         if self._snapshot is None:
-            return False
+            return now_s - self._first_sent_s <= self._stale_s
         since_s = max(self._snapshot.asked_s, self._worked_since_s) if self._unfinished else now_s
         return now_s - since_s <= self._stale_s
 
@@ -107,6 +110,7 @@ class RankLedger:
     def send(self, n_tokens: float, now_s: float) -> Sent:
         """Notes a request that is sent now."""
         backlog = self.backlog_tokens(now_s)
+        self._first_sent_s = min(self._first_sent_s, now_s)
         if not self._unfinished:
             self._worked_since_s = now_s + self.lead_s
         sent = Sent(now_s, n_tokens)

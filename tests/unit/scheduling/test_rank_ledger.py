@@ -48,14 +48,17 @@ def test_an_older_snapshot_is_passed_over() -> None:
 
 def test_a_word_counts_for_a_while_only() -> None:
     ledger = RankLedger(stale_s=1.0)
-    assert not ledger.is_fresh(0.0)
+    assert ledger.is_fresh(0.0)
+    ledger.finish(ledger.send(1, 1.0), 1.5, is_ok=True)
+    assert ledger.is_fresh(2.0)
+    assert not ledger.is_fresh(2.1)
     ledger.take(load(5.0))
     assert ledger.is_fresh(99.0)
     ledger.send(100, 100.0)
     assert ledger.is_fresh(101.0)
-    assert not ledger.is_fresh(101.1)
-    ledger.take(load(101.2))
-    assert ledger.is_fresh(102.0)
+    assert not ledger.is_fresh(102.0)
+    ledger.take(load(102.2))
+    assert ledger.is_fresh(103.0)
 
 
 def test_backlog_holds_what_runs_and_never_more_than_is_unanswered() -> None:
