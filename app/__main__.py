@@ -1,4 +1,4 @@
-"""``python -m app [flags]`` and ``tandem [flags]``; ``demo`` or ``doctor`` may stand first."""
+"""``python -m app`` or ``tandem``; ``demo``, ``doctor`` or ``replay`` may come first."""
 
 from __future__ import annotations
 
@@ -33,6 +33,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             from app.doctor.command import main as doctor  # noqa: PLC0415
 
             return doctor(words[1:])
+        if words[:1] == ["replay"]:
+            from app.twin.replay import main as replay  # noqa: PLC0415
+
+            return replay(words[1:])
         settings = cli.load(words)
         # Imported here, so that --help and refusals are quick.
         from app.server import serve  # noqa: PLC0415

@@ -20,12 +20,12 @@ from app.dispatch.retry import RetryRules
 from app.dispatch.retry_budget import RetryBudget
 from app.dispatch.token_leg import TokenTools
 from app.entrance import Entrance, build_entrance
+from app.gateway_scheduling import build_scheduler
 from app.gateway_tls import worker_tls
-from app.policies.base import Policy
-from app.policies.catalog import POLICIES
+from app.scheduling.load_watch import LoadWatch
 from app.scheduling.lost_workers import LostWorkers
 from app.scheduling.pair_watch import PairWatch
-from app.scheduling.scheduler import LocalScheduler, Scheduler
+from app.scheduling.scheduler import Scheduler
 from app.settings import Settings, SettingsError, flag_name, worker_specs
 from app.upstream.clients import WorkerClients
 from app.workers.breaker import Breaker
@@ -49,6 +49,7 @@ class Gateway:
     health: HealthLoop
     drain: Drain
     scheduler: Scheduler
+    load_watch: LoadWatch | None
     reaper: LegReaper
     router: PDRouter
     texts: ModelTexts
@@ -87,12 +88,7 @@ def build_gateway(
     )
     drain = Drain(registry, clients, limit_s=settings.drain_timeout_secs, now_s=now_s)
     health = _health(settings, registry, clients, drain, now_s)
-    scheduler = LocalScheduler(
-        registry,
-        prefill_policy=_policy(settings.prefill_policy_name, settings),
-        decode_policy=_policy(settings.decode_policy_name, settings),
-        now_s=now_s,
-    )
+    scheduler, load_watch = build_scheduler(settings, registry, clients, now_s)
     reaper = LegReaper(clients)
     limits = _limits(settings)
     tools = LegTools(
@@ -138,6 +134,7 @@ def build_gateway(
         health=health,
         drain=drain,
         scheduler=scheduler,
+        load_watch=load_watch,
         reaper=reaper,
         router=router,
         texts=texts,
@@ -216,14 +213,6 @@ def _retry_rules(settings: Settings) -> RetryRules:
         max_backoff_s=settings.retry_max_backoff_ms / 1000,
         backoff_multiplier=settings.retry_backoff_multiplier,
         jitter=settings.retry_jitter_factor,
-    )
-
-
-def _policy(name: str, settings: Settings) -> Policy:
-    return POLICIES[name](
-        cache_threshold=settings.cache_threshold,
-        balance_abs_threshold=settings.balance_abs_threshold,
-        balance_rel_threshold=settings.balance_rel_threshold,
     )
 
 

@@ -30,6 +30,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     async with AsyncExitStack() as stack:
         stack.push_async_callback(gateway.clients.aclose)
         stack.callback(gateway.texts.close)
+        stack.callback(gateway.scheduler.close)
         loops = await stack.enter_async_context(asyncio.TaskGroup())
         for spec in worker_specs(gateway.settings):
             gateway.registry.add(spec)
@@ -38,6 +39,9 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
             loops.create_task(_keep_running("health loop", gateway.health.run, log)),
             loops.create_task(_keep_running("drain", gateway.drain.run, log)),
         ]
+        if gateway.load_watch is not None:
+            watching = _keep_running("load watch", gateway.load_watch.run, log)
+            others.append(loops.create_task(watching))
         if gateway.entrance.key_file is not None:
             _wake_on_hangup(gateway.entrance.key_file, stack)
             others.append(loops.create_task(_follow(gateway.entrance.key_file)))

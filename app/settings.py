@@ -43,6 +43,7 @@ _GROUPS = (
     "Workers",
     "vLLM workers",
     "Routing",
+    "Prefill queue",
     "Admission",
     "Failures and time limits",
     "Health checks",

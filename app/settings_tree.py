@@ -15,6 +15,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 from app.settings_admission import AdmissionSettings
 from app.settings_fleet import FleetSettings
 from app.settings_limits import LimitSettings
+from app.settings_scheduling import SchedulingSettings
 from app.settings_security import SecuritySettings
 from app.settings_tokens import TokenSettings
 from app.settings_values import (
@@ -41,7 +42,13 @@ _Urls = Annotated[tuple[str, ...], BeforeValidator(read_urls)]
 
 
 class Settings(
-    AdmissionSettings, FleetSettings, LimitSettings, SecuritySettings, TokenSettings, WorkerSettings
+    AdmissionSettings,
+    FleetSettings,
+    LimitSettings,
+    SchedulingSettings,
+    SecuritySettings,
+    TokenSettings,
+    WorkerSettings,
 ):
     """What the operator can choose.
 

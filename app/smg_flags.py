@@ -37,7 +37,7 @@ multimodal-tensor-transport oracle-connect-descriptor oracle-password oracle-poo
 oracle-pool-min oracle-pool-timeout-secs oracle-tns-alias oracle-username oracle-wallet-path
 otlp-traces-endpoint overlap-decay parser pd-admission-wait-secs postgres-db-url
 postgres-op-timeout-secs postgres-pool-max power-of-two-load-metric
-prefill-max-inflight-requests-per-worker prefill-queue-size prefill-queue-timeout-secs
+prefill-max-inflight-requests-per-worker
 prefix-hash-balance-abs-threshold prefix-hash-load-factor prefix-token-count
 priority-scheduler-config priority-scheduler-default-max-class
 priority-scheduler-tenant-metric-top-n queue-size queue-timeout-secs

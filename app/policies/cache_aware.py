@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from app.workers.worker import Worker
 
 
+_MAX_KEY_BYTES = 32 * 1024
+"""What lies behind changes no choice worth its price."""
+
+
 class CacheAware:
     """Sends prompts with a common beginning to the worker that computed it.
 
@@ -61,13 +65,14 @@ class CacheAware:
 
     def choose(self, candidates: Sequence[Worker], facts: RequestFacts) -> Worker:
         """Return the candidate that knows the prompt best, or the least loaded one."""
-        hashes = chained_hashes(facts.model, facts.prompt_key, self._block_bytes)
+        key = facts.prompt_key[:_MAX_KEY_BYTES]
+        hashes = chained_hashes(facts.model, key, self._block_bytes)
         if len(candidates) == 1:
             worker = candidates[0]
         elif not hashes or self._is_uneven(candidates):
             worker = self._least_load.least_loaded(candidates)
         else:
-            worker = self._best_match(candidates, hashes, len(facts.prompt_key))
+            worker = self._best_match(candidates, hashes, len(key))
         if hashes:
             self._table.add(worker.id, hashes)
         return worker

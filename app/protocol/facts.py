@@ -14,7 +14,7 @@ import orjson
 
 from app.errors import InvalidRequest
 from app.protocol.fan_out_members import fan_out_patches, read_n
-from app.protocol.prompts import Prompt, read_prompt
+from app.protocol.prompts import Prompt, dump_nested, read_prompt
 from app.protocol.routes import Route
 from app.protocol.wire_json import JsonObject
 
@@ -27,6 +27,17 @@ _PRIVATE_KEYS = frozenset(
         "disagg_prefill_dp_rank",
         "routed_dp_rank",
         "data_parallel_rank",
+    }
+)
+_SALTS = frozenset(
+    {
+        "cache_salt",
+        "chat_template",
+        "chat_template_kwargs",
+        "documents",
+        "extra_key",
+        "lora_path",
+        "reasoning_effort",
     }
 )
 # Long enough that no other id begins with it by chance: SGLang's scheduler aborts by prefix.
@@ -43,8 +54,10 @@ class RequestFacts:
         stream: The answer is wanted as events.
         n: Choices for each prompt, 1 .. 128.
         batch: Number of prompts of a list, 1 .. 1024; ``None`` for a single prompt.
-        prompt_key: First 32 KiB of what determines the KV cache, for prefix policies: text as
+        prompt_key: First 1 MiB of what determines the KV cache, for prefix policies: text as
             UTF-8, or token ids as 4 bytes each, little-endian.
+        prefix_salt: What else must be equal for two prompts to share KV cache: adapter, cache salt,
+            arguments of the chat template; empty if the body names none of them.
         n_prompt_tokens: All prompts together; exact for ids, else a quarter of the characters.
         max_tokens: The token budget of a choice, where the body names one.
         client_rid: The client's own request id (one for each prompt of a batch) where it can be
@@ -62,6 +75,7 @@ class RequestFacts:
     n: int
     batch: int | None
     prompt_key: bytes
+    prefix_salt: bytes
     n_prompt_tokens: int
     max_tokens: int | None
     client_rid: str | tuple[str, ...] | None
@@ -111,6 +125,7 @@ def read_facts(route: Route, document: JsonObject, body: bytes) -> RequestFacts:
         n,
         prompt.batch,
         prompt.key,
+        _prefix_salt(document),
         prompt.n_tokens,
         _max_tokens(route, document),
         _client_rid(document.get("rid"), prompt),
@@ -120,6 +135,13 @@ def read_facts(route: Route, document: JsonObject, body: bytes) -> RequestFacts:
         body.rindex(b"}"),
         not document,
     )
+
+
+def _prefix_salt(document: JsonObject) -> bytes:
+    found = _SALTS & document.keys()
+    if not found:
+        return b""
+    return dump_nested({name: document[name] for name in sorted(found)}, min(found))
 
 
 def parse_object(body: bytes) -> JsonObject:

@@ -11,7 +11,7 @@ from app.errors import InvalidRequest
 from app.protocol.routes import Route
 from app.protocol.wire_json import JsonObject
 
-_MAX_KEY_BYTES = 32 * 1024
+_MAX_KEY_BYTES = 1024 * 1024
 _MAX_BATCH = 1024
 _CHARS_PER_TOKEN = 4
 _TOKEN_BYTES = 4
@@ -179,7 +179,7 @@ def _refuse_missing(param: str) -> NoReturn:
 
 
 class _KeyText:
-    """Collects the first 32 KiB of a prompt's text and counts all of it."""
+    """Collects the first 1 MiB of a prompt's text and counts all of it."""
 
     __slots__ = ("_n_chars", "_pieces")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from app.scheduling.pairing import PairTable, freest_rank
 from app.scheduling.refusal import refusal
@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from app.workers.breaker import Trial
     from app.workers.registry import Registry
     from app.workers.worker import Worker
+
+
+UsableGroup: TypeAlias = "tuple[list[Worker], list[Worker]]"
+"""Prefill workers and decode workers that fit each other; neither is empty."""
 
 
 class Outcome(StrEnum):
@@ -72,6 +76,7 @@ class Grant:
 
     Attributes:
         n_prefills_left: Prefill legs that still run; the lease ends with the last of them.
+        note: The scheduler's own.
     """
 
     ask: Ask
@@ -79,6 +84,7 @@ class Grant:
     prefill_lease: Lease
     decode_lease: Lease
     n_prefills_left: int = 1
+    note: object = None
 
 
 class Scheduler(Protocol):
@@ -98,6 +104,9 @@ class Scheduler(Protocol):
 
     def rebind_decode(self, grant: Grant, excluded: frozenset[str]) -> None:
         """Choose the grant's decode worker anew, now that it is needed."""
+
+    def close(self) -> None:
+        """End what runs beside the requests."""
 
 
 class LocalScheduler:
@@ -132,22 +141,57 @@ class LocalScheduler:
             UnknownModel: Workers are registered and none serves the model.
             NoPairAvailable: No prefill or no decode worker can take it now.
         """
-        table = self._fresh_table()
-        facts = ask.facts
-        now_s = self._now_s()
-        if facts.model is not None:
-            pair = self._choose(table.groups(facts.model), ask, now_s)
+        groups = self.usable_groups(ask)
+        prefills, decodes = groups[0]
+        if len(groups) == 1:
+            prefill = self._prefill_policy.choose(prefills, ask.facts)
         else:
-            pair = None
+            everyone = [worker for members, _ in groups for worker in members]
+            prefill = self._prefill_policy.choose(everyone, ask.facts)
+            decodes = next(partners for members, partners in groups if prefill in members)
+        return self.grant(ask, prefill, freest_rank(prefill, self._n_granted + 1), decodes)
+
+    def usable_groups(self, ask: Ask) -> list[UsableGroup]:
+        """Return the groups of workers that could take a request now, one at least.
+
+        Raises:
+            UnknownModel: Workers are registered and none serves the model.
+            NoPairAvailable: No prefill or no decode worker can take it now.
+        """
+        table = self._fresh_table()
+        now_s = self._now_s()
+        model = ask.facts.model
+        if model is not None:
+            found = _usable_groups(table.groups(model), ask.excluded, now_s)
+        else:
+            found = []
             for groups in table.choices():
-                pair = self._choose(groups, ask, now_s)
-                if pair is not None:
+                found = _usable_groups(groups, ask.excluded, now_s)
+                if found:
                     break
-        if pair is None:
-            raise refusal(table.snapshot, facts.model, ask.excluded, now_s)
-        # Nothing awaits between choosing and counting, so no two asks see the same load.
-        prefill_lease = Lease(pair.prefill, pair.prefill_rank)
-        return Grant(ask, pair, prefill_lease, Lease(pair.decode, pair.decode_rank))
+        if not found:
+            raise refusal(table.snapshot, model, ask.excluded, now_s)
+        return found
+
+    def grant(
+        self, ask: Ask, prefill: Worker, prefill_rank: int, decodes: Sequence[Worker]
+    ) -> Grant:
+        """Join a prefill rank with one of the decode workers and take both leases.
+
+        Nothing awaits between choosing and counting, so no two asks see the same load.
+        """
+        decode = self._decode_policy.choose(decodes, ask.facts)
+        self._n_granted += 1
+        decode_rank = freest_rank(decode, self._n_granted)
+        pair = Pair(
+            prefill,
+            decode,
+            prefill_rank,
+            decode_rank,
+            None if prefill.breaker.is_closed else prefill.breaker.start_trial(),
+            None if decode.breaker.is_closed else decode.breaker.start_trial(),
+        )
+        return Grant(ask, pair, Lease(prefill, prefill_rank), Lease(decode, decode_rank))
 
     def done(self, grant: Grant, outcome: Outcome) -> None:  # noqa: ARG002 - others read it
         """Give both leases back; again is harmless."""
@@ -203,44 +247,32 @@ class LocalScheduler:
         pair.decode_rank = freest_rank(decode, self._n_granted)
         grant.decode_lease = Lease(decode, pair.decode_rank)
 
+    def close(self) -> None:
+        """Nothing runs beside the requests."""
+
     def _fresh_table(self) -> PairTable:
         snapshot = self._registry.snapshot()
         if self._table.snapshot is not snapshot:
             self._table = PairTable(snapshot)
         return self._table
 
-    def _choose(self, groups: tuple[PairGroup, ...], ask: Ask, now_s: float) -> Pair | None:
-        usable: list[tuple[list[Worker], list[Worker]]] = []
-        for group in groups:
-            prefills = _usable(group.prefills, ask.excluded, now_s)
-            if prefills:
-                decodes = _usable(group.decodes, ask.excluded, now_s)
-                if decodes:
-                    usable.append((prefills, decodes))
-        if not usable:
-            return None
-        prefills, decodes = usable[0]
-        if len(usable) == 1:
-            prefill = self._prefill_policy.choose(prefills, ask.facts)
-        else:
-            everyone = [worker for members, _ in usable for worker in members]
-            prefill = self._prefill_policy.choose(everyone, ask.facts)
-            decodes = next(partners for members, partners in usable if prefill in members)
-        decode = self._decode_policy.choose(decodes, ask.facts)
-        self._n_granted += 1
-        return Pair(
-            prefill,
-            decode,
-            freest_rank(prefill, self._n_granted),
-            freest_rank(decode, self._n_granted),
-            None if prefill.breaker.is_closed else prefill.breaker.start_trial(),
-            None if decode.breaker.is_closed else decode.breaker.start_trial(),
-        )
-
     def _on_event(self, event: str, worker: Worker) -> None:
         if event in ("removed", "restarted"):
             self._prefill_policy.forget(worker.id)
             self._decode_policy.forget(worker.id)
+
+
+def _usable_groups(
+    groups: Sequence[PairGroup], excluded: frozenset[str], now_s: float
+) -> list[UsableGroup]:
+    found: list[UsableGroup] = []
+    for group in groups:
+        prefills = _usable(group.prefills, excluded, now_s)
+        if prefills:
+            decodes = _usable(group.decodes, excluded, now_s)
+            if decodes:
+                found.append((prefills, decodes))
+    return found
 
 
 def _usable(workers: Sequence[Worker], excluded: frozenset[str], now_s: float) -> list[Worker]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from app.clock import Clock
@@ -27,9 +27,22 @@ class KVFailed(Exception):
 
 
 class DecodeEngine:
-    """One decode (or regular) worker; DP ranks share its step."""
+    """One decode (or regular) worker; DP ranks share its step.
 
-    def __init__(self, config: SimConfig, counters: Counters, now_s: Clock) -> None:
+    Args:
+        config: Limits and speed.
+        counters: What it counts.
+        now_s: Its clock.
+        fetch: How it meets prefill: host, port, room.
+    """
+
+    def __init__(
+        self,
+        config: SimConfig,
+        counters: Counters,
+        now_s: Clock,
+        fetch: Callable[[str, int, int], Awaitable[dict[str, Any]]] = fetch_kv,
+    ) -> None:
         self.table = JobTable(config, counters)
         self.running: list[tuple[Job, list[str], dict[str, Any]]] = []
         self.n_held = 0
@@ -40,6 +53,7 @@ class DecodeEngine:
         self._config = config
         self._counters = counters
         self._now_s = now_s
+        self._fetch_kv = fetch
         self._bell = asyncio.Event()
         self._room_bell = asyncio.Event()
         self._group: asyncio.TaskGroup | None = None
@@ -133,7 +147,7 @@ class DecodeEngine:
         until_s = self._now_s() + self._config.handshake_timeout_s
         while True:
             try:
-                kv = await fetch_kv(job.host, job.port, job.room)
+                kv = await self._fetch_kv(job.host, job.port, job.room)
             except PeerLost:
                 break
             except OSError:

@@ -12,7 +12,7 @@ from app.doctor.reading import Premises, Reading
 from app.doctor.worker_checks import check_worker
 from app.upstream.get_json import JsonAnswer
 from app.upstream.keep_alive import KeepAlive
-from app.workers.health import ProbeResult
+from app.workers.probe_rules import ProbeResult
 from app.workers.worker import Role
 from tests.unit.doctor.patients import PREMISES, codes, sglang, vllm, with_info, with_spec
 

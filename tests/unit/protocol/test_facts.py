@@ -65,10 +65,10 @@ def test_chat_parts_and_images() -> None:
 
 
 def test_key_is_cut_to_its_limit() -> None:
-    """The key of a long text ends at 32 KiB, the estimate counts all of it."""
-    facts = completions(prompt="ä" * 400_000)
-    assert 32 * 1024 == len(facts.prompt_key)
-    assert 100_000 == facts.n_prompt_tokens
+    """The key of a long text ends at 1 MiB, the estimate counts all of it."""
+    facts = completions(prompt="ä" * 700_000)
+    assert 1024 * 1024 == len(facts.prompt_key)
+    assert 175_000 == facts.n_prompt_tokens
 
 
 @pytest.mark.parametrize(

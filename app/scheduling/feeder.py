@@ -1,0 +1,222 @@
+"""Which waiting request goes to which prefill rank, and when: pure, with the clock handed in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from app.scheduling.key_shares import KeyShares
+from app.scheduling.rank_ledger import RankLedger, Sent
+from app.scheduling.wait_queue import Waiting, WaitQueue
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterator
+
+    from numpy.typing import NDArray
+
+    from app.scheduling.prefix_index import PrefixIndex
+    from app.workers.rank_load import RankLoad
+
+WORK_WEIGHT = 3.0
+"""What a second of GPU work weighs against a second of waiting: it delays all others as well."""
+AGEING = 0.3
+"""Seconds of own work that a second of waiting makes up for."""
+_REFRESH_S = 0.25
+"""Rows of the queue are worked out anew after this long: others may have brought the prefix."""
+_MAX_REFRESHES = 32
+_MAX_PASSED_OVER = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Fed:
+    """A request that goes to a rank now.
+
+    Attributes:
+        waiting: The request.
+        place: The rank's place.
+        n_uncached: Its predicted uncached tokens there.
+        sent: Its entry in the rank's account.
+        waited_s: Time in the queue.
+        wait_ahead_s: Predicted wait at the rank.
+    """
+
+    waiting: Waiting
+    place: int
+    n_uncached: float
+    sent: Sent
+    waited_s: float
+    wait_ahead_s: float
+
+
+class Feeder:
+    """Holds what waits and feeds each rank just enough.
+
+    The cost of a request on a rank is the wait there and, weighted, the work it would be. It is
+    taken over all ranks, so a request may wait for a busy one that holds its prefix. Of those
+    whose best rank can be fed the shortest goes first; waiting makes it shorter.
+
+    Args:
+        index: Who holds which prefixes; its places are the feeder's.
+        block_tokens: Tokens of a block of the index.
+    """
+
+    def __init__(self, index: PrefixIndex, block_tokens: int) -> None:
+        self._index = index
+        self._block_tokens = block_tokens
+        self._ledgers: list[RankLedger | None] = [None] * index.n_places
+        self._shares = KeyShares()
+        self.queue = WaitQueue(index.n_places)
+
+    def add_rank(self, place: int, ledger: RankLedger, capacity_blocks: int) -> None:
+        """Opens a rank's account at a place."""
+        self._ledgers[place] = ledger
+        self._index.add_rank(place, capacity_blocks)
+
+    def remove_rank(self, place: int) -> None:
+        """Closes a rank's account; what it held is forgotten."""
+        self._ledgers[place] = None
+        self._index.forget(place)
+
+    def take(self, place: int, snapshot: RankLoad) -> None:
+        """Takes an engine's word on a rank."""
+        ledger = self._ledgers[place]
+        if ledger is not None:
+            ledger.take(snapshot)
+
+    def add(self, waiting: Waiting, now_s: float) -> None:
+        """Puts a request into the queue."""
+        self._shares.enter(waiting.key)
+        self.queue.add(waiting)
+        self._read(waiting, now_s)
+
+    def set_places(self, waiting: Waiting, places: NDArray[np.bool_], now_s: float) -> None:
+        """Tells anew which ranks may take a request that waits."""
+        waiting.places = places
+        self._read(waiting, now_s)
+
+    def remove(self, waiting: Waiting) -> bool:
+        """Takes a request out that gives up; returns whether it still waited."""
+        if not self.queue.remove(waiting):
+            return False
+        self._shares.leave(waiting.key)
+        return True
+
+    def finish(self, fed: Fed, now_s: float, *, is_ok: bool) -> None:
+        """Notes that prefill no longer has a request; again is harmless."""
+        ledger = self._ledgers[fed.place]
+        if ledger is not None:
+            ledger.finish(fed.sent, now_s, is_ok=is_ok)
+
+    def pump(
+        self,
+        now_s: float,
+        usable: NDArray[np.bool_],
+        has_room: Callable[[Waiting], bool] = lambda _: True,
+    ) -> Iterator[Fed]:
+        """Feeds what can be fed, one at a time: the caller counts each before the next is chosen.
+
+        Args:
+            now_s: The time.
+            usable: By place, whether a rank takes requests at all now.
+            has_room: Whether decode can hold the request; one that it cannot is passed over.
+
+        Yields:
+            What goes where, in this order.
+        """
+        self._refresh(now_s)
+        passed_over: set[Waiting] = set()
+        while len(self.queue) and len(passed_over) < _MAX_PASSED_OVER:
+            chosen = self._choose(now_s, usable, passed_over)
+            if chosen is None:
+                break
+            if has_room(chosen[0]):
+                yield self._feed(*chosen, now_s)
+            else:
+                passed_over.add(chosen[0])
+
+    def n_starved(self, now_s: float, usable: NDArray[np.bool_]) -> int:
+        """Ranks without work, and not hungry, that a waiting request would go to."""
+        if not len(self.queue):
+            return 0
+        wait_s, rate, is_hungry = self._state(now_s, usable)
+        best = (self.queue.uncached / rate * WORK_WEIGHT + wait_s).argmin(axis=1)
+        wanted = {int(place) for place in best}
+        return sum(not wait_s[place] and not is_hungry[place] for place in wanted)
+
+    def _choose(
+        self, now_s: float, usable: NDArray[np.bool_], passed_over: Collection[Waiting]
+    ) -> tuple[Waiting, int, float] | None:
+        """The request that goes next, its place, and the wait there."""
+        wait_s, rate, is_hungry = self._state(now_s, usable)
+        if not is_hungry.any():
+            return None
+        work_s = self.queue.uncached / rate
+        cost = work_s * WORK_WEIGHT + wait_s
+        best = cost.argmin(axis=1)
+        rows = np.arange(len(best))
+        # A place that may not take it costs infinitely much.
+        goes = is_hungry[best] & np.isfinite(cost[rows, best])
+        if passed_over:
+            goes[[waiting.row for waiting in passed_over]] = False
+        if not goes.any():
+            return None
+        order = work_s[rows, best] - AGEING * (now_s - self.queue.arrived_s)
+        order[~goes] = np.inf
+        row = self._shares.first(self.queue, order)
+        place = int(best[row])
+        return self.queue[row], place, float(wait_s[place])
+
+    def _state(
+        self, now_s: float, usable: NDArray[np.bool_]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
+        """By place: seconds of wait (infinite if unusable), tokens a second, can it be fed."""
+        wait_s = np.full(len(self._ledgers), np.inf)
+        rate = np.ones(len(self._ledgers))
+        is_hungry = np.zeros(len(self._ledgers), bool)
+        for place, ledger in enumerate(self._ledgers):
+            if ledger is None or not usable[place]:
+                continue
+            rate[place] = ledger.rate_tokens_per_s
+            wait_s[place] = ledger.backlog_tokens(now_s) / ledger.rate_tokens_per_s
+            # Without a word of the engine nothing can be held back for it: bound early.
+            is_hungry[place] = (
+                not ledger.is_fresh(now_s) or ledger.unstarted_tokens(now_s) < ledger.window_tokens
+            )
+        return wait_s, rate, is_hungry
+
+    def _feed(self, waiting: Waiting, place: int, wait_ahead_s: float, now_s: float) -> Fed:
+        ledger = self._ledgers[place]
+        if ledger is None:
+            raise RuntimeError(f"place {place} has no rank")
+        self._read(waiting, now_s)
+        n_uncached = float(self.queue.uncached[waiting.row, place])
+        self.remove(waiting)
+        self._shares.charge(waiting.key, n_uncached)
+        self._index.add(place, waiting.hashes)
+        return Fed(
+            waiting,
+            place,
+            n_uncached,
+            ledger.send(n_uncached, now_s),
+            now_s - waiting.arrived_s,
+            wait_ahead_s,
+        )
+
+    def _refresh(self, now_s: float) -> None:
+        n_left = _MAX_REFRESHES
+        for waiting in self.queue:
+            if now_s - waiting.read_s >= _REFRESH_S:
+                self._read(waiting, now_s)
+                n_left -= 1
+                if not n_left:
+                    break
+
+    def _read(self, waiting: Waiting, now_s: float) -> None:
+        known = self._index.known(waiting.hashes) * self._block_tokens
+        # An engine always computes the last token.
+        row = np.maximum(1, waiting.n_tokens - known).astype(np.float64)
+        row[~waiting.places] = np.inf
+        self.queue.uncached[waiting.row] = row
+        waiting.read_s = now_s

@@ -1,0 +1,97 @@
+"""Each prefill rank's place in the feeder's tables."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from app.scheduling.rank_ledger import RankLedger
+from app.workers.states import State
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from numpy.typing import NDArray
+
+    from app.scheduling.feeder import Feeder
+    from app.workers.rank_load import RankLoad
+    from app.workers.worker import Worker
+
+_STEP_TOKENS = 8192
+"""SGLang's and vLLM's usual prefill chunk, where a worker names none."""
+_CACHE_TOKENS = 1_000_000
+"""A guess at the KV cache of a worker that does not tell its size."""
+
+
+class Places:
+    """Gives ranks of prefill workers their places, and takes them back.
+
+    Args:
+        feeder: Where the ranks' accounts are.
+        n_places: Ranks that can be told apart.
+        block_tokens: Tokens of a block of the prefix index.
+        stale_s: Age at which a worker's word counts no more.
+    """
+
+    def __init__(self, feeder: Feeder, n_places: int, block_tokens: int, stale_s: float) -> None:
+        self._feeder = feeder
+        self._block_tokens = block_tokens
+        self._stale_s = stale_s
+        self._n_places = n_places
+        self._free = list(range(n_places - 1, -1, -1))
+        self._of: dict[str, list[int]] = {}
+        self.ranks: dict[int, tuple[Worker, int]] = {}
+
+    def of(self, worker: Worker) -> list[int]:
+        """The places of a worker's ranks; made when first asked for, empty if none are left."""
+        known = self._of.get(worker.id)
+        n_ranks = max(1, worker.info.dp_size)
+        if known is not None and len(known) == n_ranks:
+            return known
+        self.drop(worker.id)
+        if len(self._free) < n_ranks:
+            return []
+        places = [self._free.pop() for _ in range(n_ranks)]
+        self._of[worker.id] = places
+        info = worker.info
+        n_cache_tokens = info.max_total_tokens or _CACHE_TOKENS
+        step_tokens = info.chunked_prefill_size or _STEP_TOKENS
+        for rank, place in enumerate(places):
+            self.ranks[place] = (worker, rank)
+            self._feeder.add_rank(
+                place,
+                RankLedger(step_tokens if step_tokens > 0 else _STEP_TOKENS, stale_s=self._stale_s),
+                max(1, n_cache_tokens // self._block_tokens),
+            )
+        return places
+
+    def drop(self, worker_id: str) -> None:
+        """Forgets a worker that was removed or started anew."""
+        for place in self._of.pop(worker_id, ()):
+            del self.ranks[place]
+            self._feeder.remove_rank(place)
+            self._free.append(place)
+
+    def mask(self, workers: Iterable[Worker]) -> NDArray[np.bool_]:
+        """The places of these workers' ranks, true where one of them is."""
+        found = np.zeros(self._n_places, bool)
+        for worker in workers:
+            found[self.of(worker)] = True
+        return found
+
+    def usable(self, now_s: float) -> NDArray[np.bool_]:
+        """The places that take requests now; those of full workers only if no other does."""
+        free = np.zeros(self._n_places, bool)
+        full = np.zeros(self._n_places, bool)
+        for place, (worker, _) in self.ranks.items():
+            breaker = worker.breaker
+            if worker.state is State.READY and (breaker.is_closed or breaker.allows(now_s)):
+                (full if worker.capacity_until_s > now_s else free)[place] = True
+        return free if free.any() else full
+
+    def take(self, worker: Worker, loads: dict[int, RankLoad]) -> None:
+        """Hands a worker's word on its ranks to the feeder."""
+        for rank, place in enumerate(self._of.get(worker.id, ())):
+            if (load := loads.get(rank)) is not None:
+                self._feeder.take(place, load)

@@ -1,0 +1,280 @@
+"""The scheduler that keeps requests back until a prefill rank can start them.
+
+Waiting in the gateway costs nothing as long as no engine runs dry, and what waits here can still
+be put in a better order, or go to a better rank, than what waits in an engine's own queue.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from app.errors import CapacityError, GatewayError, NoPairAvailable
+from app.scheduling.decode_room import DecodeRoom, n_kv_tokens
+from app.scheduling.feeder import Fed, Feeder
+from app.scheduling.places import Places
+from app.scheduling.prefix_index import PrefixIndex
+from app.scheduling.prompt_blocks import BLOCK_TOKENS, block_hashes
+from app.scheduling.scheduler import Outcome
+from app.scheduling.wait_queue import Waiting
+
+if TYPE_CHECKING:
+    from app.clock import Clock
+    from app.scheduling.scheduler import Ask, Grant, LocalScheduler
+    from app.workers.rank_load import RankLoad
+    from app.workers.registry import Registry
+    from app.workers.worker import Worker
+
+_TICKS_A_POLL = 5
+"""While requests wait the ranks are looked at this often: engines start work between two words."""
+_STALE_POLLS = 10
+N_PLACES = 192
+"""Prefill ranks that the index tells apart: 36 bytes a block. Those beyond are bound early."""
+
+
+@dataclass(frozen=True, slots=True)
+class QueueLimits:
+    """How much may wait.
+
+    Attributes:
+        n_waiting: Requests in the queue.
+        deadline_s: Longest wait of one.
+        index_bytes: Memory of the prefix index.
+        poll_s: How often workers are asked for their load.
+    """
+
+    n_waiting: int = 4096
+    deadline_s: float = 60.0
+    index_bytes: int = 64 * 1024 * 1024
+    poll_s: float = 0.1
+
+
+@dataclass(slots=True, eq=False)
+class _Wish:
+    """What is behind a waiting request: who asks, and who waits for the answer."""
+
+    ask: Ask
+    answer: asyncio.Future[Grant] = field(repr=False)
+
+
+@dataclass(slots=True)
+class _Held:
+    """What a grant holds beside its leases."""
+
+    fed: Fed
+    decode: Worker
+    n_kv_tokens: int
+
+
+class QueueScheduler:
+    """Grants a pair once its prefill rank can start the request.
+
+    Args:
+        early: Chooses decode workers, knows who is usable, and grants without a queue.
+        registry: The workers.
+        now_s: The clock of the queue.
+        limits: How much may wait.
+    """
+
+    def __init__(
+        self,
+        early: LocalScheduler,
+        registry: Registry,
+        now_s: Clock,
+        limits: QueueLimits | None = None,
+    ) -> None:
+        self._early = early
+        self._now_s = now_s
+        self._limits = limits if limits is not None else QueueLimits()
+        index = PrefixIndex(self._limits.index_bytes, N_PLACES)
+        self._feeder = Feeder(index, BLOCK_TOKENS)
+        self._places = Places(
+            self._feeder, index.n_places, BLOCK_TOKENS, self._limits.poll_s * _STALE_POLLS
+        )
+        self._room = DecodeRoom()
+        self._tick: asyncio.TimerHandle | None = None
+        registry.subscribe(self._on_event)
+
+    @property
+    def n_waiting(self) -> int:
+        """Requests in the queue."""
+        return len(self._feeder.queue)
+
+    def n_starved(self) -> int:
+        """Ranks that have started all they were sent while their window keeps a request back."""
+        return self._feeder.n_starved(self._now_s(), self._places.usable(self._now_s()))
+
+    async def ask(self, ask: Ask) -> Grant:
+        """Wait for a pair and take its leases.
+
+        Raises:
+            UnknownModel: Workers are registered and none serves the model.
+            NoPairAvailable: No prefill or no decode worker can take it now.
+            CapacityError: Too many wait, or its turn did not come in time; 503.
+        """
+        groups = self._early.usable_groups(ask)
+        now_s = self._now_s()
+        places = self._places.mask(worker for prefills, _ in groups for worker in prefills)
+        if not places.any():
+            # More ranks than there are places: bound early.
+            return await self._early.ask(ask)
+        if self.n_waiting >= self._limits.n_waiting:
+            raise CapacityError(
+                f"{self.n_waiting} requests wait already, as many as may.",
+                code="queue_full",
+                retry_after_s=1,
+            )
+        answer: asyncio.Future[Grant] = asyncio.get_running_loop().create_future()
+        facts = ask.facts
+        waiting = Waiting(
+            block_hashes(facts), facts.n_prompt_tokens, now_s, places, tag=_Wish(ask, answer)
+        )
+        self._feeder.add(waiting, now_s)
+        self._pump()
+        if answer.done():
+            return answer.result()
+        return await self._wait(waiting, answer)
+
+    async def _wait(self, waiting: Waiting, answer: asyncio.Future[Grant]) -> Grant:
+        try:
+            async with asyncio.timeout(self._limits.deadline_s):
+                return await asyncio.shield(answer)
+        except TimeoutError:
+            if answer.done():
+                return answer.result()
+            self._leave(waiting)
+            raise CapacityError(
+                f"The request waited {self._limits.deadline_s:g} s for a prefill worker.",
+                code="queue_deadline",
+                retry_after_s=1,
+            ) from None
+        except asyncio.CancelledError:
+            self._leave(waiting)
+            if answer.done() and not answer.cancelled() and answer.exception() is None:
+                # Granted and cancelled in the same breath: nobody else would give it back.
+                self.done(answer.result(), Outcome.CANCELLED)
+            raise
+
+    def done(self, grant: Grant, outcome: Outcome) -> None:
+        """Give both leases back; again is harmless."""
+        self._early.done(grant, outcome)
+        held, grant.note = grant.note, None
+        if isinstance(held, _Held):
+            self._feeder.finish(held.fed, self._now_s(), is_ok=False)
+            self._room.release(held.decode, held.n_kv_tokens)
+            self._pump()
+
+    def prefill_computed(self, grant: Grant) -> None:
+        """Count prefill as no load any more; its worker keeps the KV cache until it has ended."""
+        self._early.prefill_computed(grant)
+        self._finish_prefill(grant)
+
+    def prefill_ended(self, grant: Grant) -> None:
+        """Give the prefill lease back; again is harmless."""
+        self._early.prefill_ended(grant)
+        self._finish_prefill(grant)
+
+    def _finish_prefill(self, grant: Grant) -> None:
+        held = grant.note
+        if isinstance(held, _Held):
+            self._feeder.finish(held.fed, self._now_s(), is_ok=True)
+            self._pump()
+
+    def rebind_decode(self, grant: Grant, excluded: frozenset[str]) -> None:
+        """Choose the grant's decode worker anew; see :class:`LocalScheduler`."""
+        self._early.rebind_decode(grant, excluded)
+        held = grant.note
+        if isinstance(held, _Held) and held.decode is not grant.pair.decode:
+            self._room.release(held.decode, held.n_kv_tokens)
+            held.decode = grant.pair.decode
+            self._room.hold(held.decode, held.n_kv_tokens)
+
+    def take(self, worker: Worker, loads: dict[int, RankLoad]) -> None:
+        """Takes an engine's word on its ranks, and feeds what that lets through."""
+        self._places.take(worker, loads)
+        self._pump()
+
+    def close(self) -> None:
+        """Ends the ticking."""
+        if self._tick is not None:
+            self._tick.cancel()
+            self._tick = None
+
+    def _leave(self, waiting: Waiting) -> None:
+        self._feeder.remove(waiting)
+        self._room.drop_claim(waiting.tag)
+
+    def _pump(self) -> None:
+        now_s = self._now_s()
+        if len(self._feeder.queue):
+            usable = self._places.usable(now_s)
+            for fed in self._feeder.pump(now_s, usable, self._has_room):
+                self._grant(fed)
+        if len(self._feeder.queue) and self._tick is None:
+            loop = asyncio.get_running_loop()
+            self._tick = loop.call_later(self._limits.poll_s / _TICKS_A_POLL, self._on_tick)
+
+    def _on_tick(self) -> None:
+        self._tick = None
+        self._pump()
+
+    def _has_room(self, waiting: Waiting) -> bool:
+        """Whether decode can hold the request: prefill must not start what nobody can take."""
+        wish: _Wish = waiting.tag
+        n_tokens = n_kv_tokens(wish.ask.facts)
+        try:
+            groups = self._early.usable_groups(wish.ask)
+        except GatewayError:
+            # Let it through: being granted, it finds out what is wrong.
+            return True
+        if any(self._room.with_room(decodes, n_tokens, wish) for _, decodes in groups):
+            return True
+        self._room.claim(wish, [worker for _, decodes in groups for worker in decodes])
+        return False
+
+    def _grant(self, fed: Fed) -> None:
+        """Answers the request that was fed; one that cannot go any more is told why."""
+        wish: _Wish = fed.waiting.tag
+        prefill, rank = self._places.ranks[fed.place]
+        n_tokens = n_kv_tokens(wish.ask.facts)
+        try:
+            groups = self._early.usable_groups(wish.ask)
+            decodes = next((partners for members, partners in groups if prefill in members), None)
+            if decodes is None:
+                raise NoPairAvailable(
+                    "No decode worker fits the prefill worker any more.", retry_after_s=1
+                )
+        except GatewayError as error:
+            self._feeder.finish(fed, self._now_s(), is_ok=False)
+            self._room.drop_claim(wish)
+            wish.answer.set_exception(error)
+            return
+        with_room = self._room.with_room(decodes, n_tokens, wish)
+        self._room.drop_claim(wish)
+        grant = self._early.grant(wish.ask, prefill, rank, with_room or decodes)
+        decode = grant.pair.decode
+        self._room.hold(decode, n_tokens)
+        grant.note = _Held(fed, decode, n_tokens)
+        wish.answer.set_result(grant)
+
+    def _on_event(self, event: str, worker: Worker) -> None:
+        if event in ("removed", "restarted"):
+            self._places.drop(worker.id)
+        if self.n_waiting:
+            self._look_again()
+            self._pump()
+
+    def _look_again(self) -> None:
+        """The fleet has changed: other ranks may take what waits, or none any more."""
+        now_s = self._now_s()
+        for waiting in tuple(self._feeder.queue):
+            wish: _Wish = waiting.tag
+            try:
+                groups = self._early.usable_groups(wish.ask)
+            except GatewayError as error:
+                self._leave(waiting)
+                wish.answer.set_exception(error)
+                continue
+            places = self._places.mask(worker for prefills, _ in groups for worker in prefills)
+            self._feeder.set_places(waiting, places, now_s)
