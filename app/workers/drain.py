@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from app.workers.registry import Registry
     from app.workers.worker import Worker
 
+    Log = Callable[[str, Worker, str], None]
+
 POLL_S = 0.05
 END_GRACE_S = 2.0
 """For requests that were ended to tell their clients so, and for aborts to reach the engine."""
@@ -69,7 +71,7 @@ class Drain:
         connections: What the gateway has open to them.
         limit_s: The deadline where the operator names none.
         now_s: Clock in seconds.
-        log: Called with the worker once it is gone; structlog if left out.
+        log: Called with event, worker, reason; structlog if left out.
     """
 
     def __init__(
@@ -78,13 +80,13 @@ class Drain:
         connections: Connections,
         limit_s: float,
         now_s: Clock,
-        log: Callable[[Worker], None] | None = None,
+        log: Log | None = None,
     ) -> None:
         self._registry = registry
         self._connections = connections
         self._limit_s = limit_s
         self._now_s = now_s
-        self._log = log if log is not None else _log_removal
+        self._log = log if log is not None else _log_event
         self._draining: dict[str, Draining] = {}
         self._has_work = asyncio.Event()
 
@@ -161,20 +163,15 @@ class Drain:
     async def _remove(self, entry: Draining) -> None:
         worker = entry.worker
         self._registry.apply(worker, entry.end, f"{entry.n_ended} ended" if entry.n_ended else "")
-        self._log(worker)
+        self._log("removed", worker, worker.state_reason)
         try:
             async with asyncio.timeout(CLOSE_LIMIT_S):
                 await self._connections.drop(worker)
         except TimeoutError:
-            structlog.get_logger("tandem.workers").warning(
-                "worker_connections_not_closed", worker=worker.spec.url
-            )
+            self._log("not_closed", worker, f"Its connections are open after {CLOSE_LIMIT_S:g} s.")
 
 
-def _log_removal(worker: Worker) -> None:
-    structlog.get_logger("tandem.workers").info(
-        "worker_removed",
-        worker=worker.spec.url,
-        role=str(worker.spec.role),
-        reason=worker.state_reason,
-    )
+def _log_event(event: str, worker: Worker, reason: str) -> None:
+    log = structlog.get_logger("tandem.workers")
+    write = log.info if event == "removed" else log.warning
+    write(f"worker_{event}", worker=worker.spec.url, role=str(worker.spec.role), reason=reason)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +12,6 @@ from typing import Any
 import grpc
 import grpc.aio
 import pytest
-import structlog
 
 from app.sim import SglangSim, SimConfig
 from app.sim.server import QUICK
@@ -98,16 +97,7 @@ def check(seen: Seen, calls: set[str], shown: str, logged: str) -> None:
         assert CLIENTS_KEY not in text
 
 
-@pytest.fixture
-def capture(capfd: pytest.CaptureFixture[str]) -> Iterator[pytest.CaptureFixture[str]]:
-    """What is written; afterwards nobody writes to a file that is closed."""
-    yield capfd
-    structlog.reset_defaults()
-
-
-async def test_sglang_workers_get_their_key(
-    seen: Seen, capture: pytest.CaptureFixture[str]
-) -> None:
+async def test_sglang_workers_get_their_key(seen: Seen, capfd: pytest.CaptureFixture[str]) -> None:
     """Probes, registration, legs, aborts, loads, flushes."""
     async with AsyncExitStack() as stack:
         pair = [
@@ -121,11 +111,11 @@ async def test_sglang_workers_get_their_key(
         shown = await use_everything(fleet, *pair)
     calls = {"/health", "/v1/models", "/server_info", "/model_info", "/v1/completions"}
     calls |= {"/abort_request", "/v1/loads", "/flush_cache", "/health_generate"}
-    check(seen, calls, shown, "".join(capture.readouterr()))
+    check(seen, calls, shown, "".join(capfd.readouterr()))
 
 
 async def test_vllm_workers_get_their_key(
-    model: Path, seen: Seen, capture: pytest.CaptureFixture[str]
+    model: Path, seen: Seen, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """As metadata of every RPC, the tokenizer's included."""
     async with AsyncExitStack() as stack:
@@ -140,4 +130,4 @@ async def test_vllm_workers_get_their_key(
         shown = await use_everything(fleet, *pair)
     calls = {"Check", "GetModelInfo", "GetServerInfo", "GetLoads", "GetTokenizer"}
     calls |= {"Generate", "FlushCache"}
-    check(seen, calls, shown, "".join(capture.readouterr()))
+    check(seen, calls, shown, "".join(capfd.readouterr()))
