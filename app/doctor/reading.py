@@ -13,7 +13,7 @@ from app.dispatch.kv_transfer import MOONCAKE_NAME, MOONCAKE_PORT
 from app.upstream.failures import UpstreamError
 from app.upstream.get_json import JsonAnswer, get_json
 from app.upstream.sglang_worker import CALL_FAILURES, WorkerRefused
-from app.workers.health import ProbeResult
+from app.workers.probe_rules import ProbeResult
 from app.workers.worker import Engine, Role, Worker, WorkerInfo, WorkerSpec
 
 if TYPE_CHECKING:

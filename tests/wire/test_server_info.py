@@ -6,7 +6,7 @@ from app.doctor.fleet_checks import examine
 from app.doctor.reading import Premises, Reading
 from app.scheduling.pair_fit import misfit, pair_facts
 from app.upstream.sglang_info import worker_info
-from app.workers.health import ProbeResult
+from app.workers.probe_rules import ProbeResult
 from app.workers.sglang_facts import SglangFacts
 from app.workers.worker import Role, WorkerInfo, WorkerSpec
 from tests.wire.conftest import Samples

@@ -11,7 +11,7 @@ from app.doctor.reading import Premises, Reading
 from app.upstream.get_json import JsonAnswer
 from app.upstream.keep_alive import KeepAlive
 from app.upstream.sglang_info import worker_info
-from app.workers.health import ProbeResult
+from app.workers.probe_rules import ProbeResult
 from app.workers.vllm_facts import VllmFacts
 from app.workers.worker import Role, WorkerInfo, WorkerSpec
 

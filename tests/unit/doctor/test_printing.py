@@ -10,7 +10,7 @@ from app.doctor.finding import error, note
 from app.doctor.fleet_checks import examine
 from app.doctor.printing import as_json, as_report
 from app.upstream.keep_alive import KeepAlive
-from app.workers.health import ProbeResult
+from app.workers.probe_rules import ProbeResult
 from app.workers.worker import Role
 from tests.unit.doctor.patients import PREMISES, sglang, vllm
 
