@@ -49,7 +49,8 @@ async def list_workers(
     if answer.error:
         raise SettingsError(f"--gateway {url}: {answer.error}")
     if answer.status in (401, 403):
-        raise SettingsError(f"--gateway {url}: it wants a key; give it with --gateway-key.")
+        which = "a" if gateway_key is None else "another"
+        raise SettingsError(f"--gateway {url}: it wants {which} key; give it with --gateway-key.")
     rows = (answer.body or {}).get("workers")
     if answer.status != 200 or not isinstance(rows, list):
         raise SettingsError(

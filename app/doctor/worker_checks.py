@@ -61,10 +61,12 @@ def _gateway_view(reading: Reading) -> Iterator[Finding]:
             "It gets no request until the gateway's own probe and registration succeed.",
             reading.url,
         )
-    if seen.get("circuit") not in (None, "closed"):
+    breaker = seen.get("breaker")
+    state = breaker.get("state") if isinstance(breaker, dict) else None
+    if state not in (None, "closed"):
         yield warning(
             "circuit_not_closed",
-            f"Its circuit breaker is {seen['circuit']}: requests to it failed.",
+            f"Its circuit breaker is {str(state).replace('_', ' ')}: requests to it failed.",
             "The gateway's log says how. The breaker tries it again by itself.",
             reading.url,
         )
@@ -84,12 +86,18 @@ def _presence(reading: Reading) -> Iterator[Finding]:
     probe = reading.probe
     if probe.ok:
         return
-    if reading.is_reachable:
+    if probe.is_silence:
+        yield error(
+            "silent",
+            f"It takes connections and does not answer: {probe.error.rstrip('.')}.",
+            "It is stopped, or hangs: restart it if its log does not move.",
+            reading.url,
+        )
+    elif reading.is_reachable:
         yield error(
             "not_ready",
             f"Its probe fails: {probe.error.rstrip('.')}.",
-            "Look at its log: it may still load the model, or shut down. One that takes "
-            "connections and answers nothing hangs and needs a restart.",
+            "Look at its log: it may still load the model, or shut down.",
             reading.url,
         )
     elif reading.gateway is not None and reading.gateway.get("status") == "ready":

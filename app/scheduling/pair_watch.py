@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from app.scheduling.pair_fit import misfit, pair_facts
+from app.scheduling.pairing import share_a_model
 from app.workers.states import State
 from app.workers.worker import Role
 
@@ -61,7 +62,7 @@ class PairWatch:
         first = ""
         own = pair_facts(worker.spec, worker.info)
         for other in self._registry.snapshot().candidates(other_role, None):
-            if not _have_a_model(worker, other):
+            if not share_a_model(worker, other):
                 continue
             facts = pair_facts(other.spec, other.info)
             both = (own, facts) if other_role is Role.DECODE else (facts, own)
@@ -70,9 +71,3 @@ class PairWatch:
                 return ""
             first = first or reason
         return first
-
-
-def _have_a_model(one: Worker, other: Worker) -> bool:
-    if one.is_wildcard or other.is_wildcard:
-        return True
-    return not set(one.model_ids).isdisjoint(other.model_ids)

@@ -14,7 +14,14 @@ if TYPE_CHECKING:
     from app.workers.registry import Snapshot
     from app.workers.worker import Worker
 
-__all__ = ["PAIRING_LABEL", "PairGroup", "PairTable", "freest_rank", "pair_table"]
+__all__ = [
+    "PAIRING_LABEL",
+    "PairGroup",
+    "PairTable",
+    "freest_rank",
+    "pair_table",
+    "share_a_model",
+]
 
 _MAX_REASONS = 3
 

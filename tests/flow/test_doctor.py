@@ -189,13 +189,13 @@ async def test_workers_that_hang(ask: Ask, stack: AsyncExitStack) -> None:
     assert time.monotonic() - since_s < 15
     assert report["exit_code"] == 2
     assert found(report) == {
-        "not_ready": urls[:2],
+        "silent": urls[:2],
         "does_not_say_what_it_is": urls[:2],
     }
     assert [w["is_ready"] for w in report["workers"]] == [True, False, False]
     assert found(vllm) == {
         "no_prefill_worker": [],
-        "not_ready": [urls[2]],
+        "silent": [urls[2]],
         "does_not_say_what_it_is": [urls[2]],
     }
 
@@ -231,7 +231,8 @@ async def test_running_gateway(ask: Ask, stack: AsyncExitStack) -> None:
     assert report["workers"][0]["bootstrap_port"] == prefill.bootstrap_port
     live = fleet.live(decode)
     fleet.gateway.registry.set_state(live, State.UNHEALTHY, "Its probe failed.")
-    live.breaker.record_failure()
+    for _ in range(100):
+        live.breaker.record_failure()
     report = await ask("--gateway", url)
     assert report["exit_code"] == 2
     assert found(report) == {
@@ -264,6 +265,8 @@ async def test_gateway_with_a_key(ask: Ask, stack: AsyncExitStack, tmp_path: Pat
     url = str(fleet.http.base_url)
     with pytest.raises(SettingsError, match="it wants a key; give it with --gateway-key"):
         await asyncio.to_thread(_refused, ["--gateway", url])
+    with pytest.raises(SettingsError, match="it wants another key; give it with --gateway-key"):
+        await asyncio.to_thread(_refused, ["--gateway", url, "--api-key", "not that"])
     report = await ask("--gateway", url, "--gateway-key", f"@{key}", "--api-key", "gate")
     assert found(report) == {"settings_are_of_here": []}
     report = await ask("--gateway", url, "--gateway-key", "gate")

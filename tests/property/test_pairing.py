@@ -138,7 +138,7 @@ def test_groups_are_the_pairs_that_fit(fleet: list[Any]) -> None:
         assert len(members) == len(set(members))
         if not groups and len({w.spec.role for w in _serving(registry, model)}) == 2:
             assert table.why_none(model)
-        for prefill in (w for w in registry.workers() if w.spec.role is Role.PREFILL):
+        for prefill in (w for w in _serving(registry, model) if w.spec.role is Role.PREFILL):
             partners = {d.id for d in table.partners(prefill, model)}
             assert partners == {d for p, d in found if p == prefill.id}
 

@@ -17,7 +17,7 @@ from app.workers.worker import Role
 from tests.unit.doctor.patients import PREMISES, codes, sglang, vllm, with_info, with_spec
 
 DOWN = ProbeResult(False, "No connection: refused.", is_connect_failure=True)
-LATE = ProbeResult(False, "/health gave no answer in 5 s.")
+LATE = ProbeResult(False, "/health gave no answer in 5 s.", is_silence=True)
 
 
 def found(reading: Reading, premises: Premises = PREMISES) -> list[tuple[str, str]]:
@@ -181,14 +181,15 @@ def test_load_counters(change: dict[str, Any]) -> None:
     ("change", "expected"),
     [
         ({"probe": DOWN, "info": None}, [("error", "unreachable")]),
-        ({"probe": LATE}, [("error", "not_ready")]),
+        ({"probe": LATE}, [("error", "silent")]),
+        ({"probe": ProbeResult(False, "/health answered 503.")}, [("error", "not_ready")]),
         (
             {
                 "probe": LATE,
                 "info": None,
                 "faults": {"info": "late", "server": "later", "time": "x"},
             },
-            [("error", "not_ready"), ("error", "does_not_say_what_it_is")],
+            [("error", "silent"), ("error", "does_not_say_what_it_is")],
         ),
         ({"faults": {"server": "late"}}, [("error", "does_not_say_what_it_is")]),
         (
@@ -209,15 +210,15 @@ def test_presence(change: dict[str, Any], expected: list[Any]) -> None:
 @pytest.mark.parametrize(
     ("gateway", "expected"),
     [
-        ({"status": "ready", "circuit": "closed", "labels": {"version": "0.5.23"}}, []),
+        ({"status": "ready", "breaker": {"state": "closed"}, "labels": {"version": "0.5.23"}}, []),
         ({"status": "draining"}, [("note", "draining")]),
         ({"status": "pending"}, [("error", "gateway_has_it_not_ready")]),
-        ({"status": "ready", "circuit": "open"}, [("warning", "circuit_not_closed")]),
+        ({"status": "ready", "breaker": {"state": "open"}}, [("warning", "circuit_not_closed")]),
         (
             {"status": "ready", "labels": {"version": "0.5.22"}},
             [("warning", "gateway_knows_an_older_one")],
         ),
-        ({"status": "ready", "labels": "odd"}, []),
+        ({"status": "ready", "labels": "odd", "breaker": "odd"}, []),
     ],
 )
 def test_what_a_running_gateway_says(gateway: dict[str, Any], expected: list[Any]) -> None:
