@@ -14,15 +14,17 @@ _SECURITY = "Security"
 
 
 def _read_rules(value: object) -> object:
-    items = value.replace(",", " ").split() if isinstance(value, str) else value
-    if not isinstance(items, list | tuple):
+    parts = [value] if isinstance(value, str) else value
+    if not isinstance(parts, list | tuple):
         raise Fault("takes hosts and networks", value=repr(value))
+    # A flag may be given words, or words with commas between them.
+    items = [item for part in parts for item in str(part).replace(",", " ").split()]
     for item in items:
         try:
-            read_rule(str(item))
+            read_rule(item)
         except ValueError as exc:
-            raise Fault(str(exc), value=str(item)) from None
-    return tuple(str(item) for item in items)
+            raise Fault(str(exc), value=item) from None
+    return tuple(items)
 
 
 class FleetSettings(BaseSettings):
