@@ -206,3 +206,14 @@ def test_environment_names_are_flat_and_unique() -> None:
     names = [env_name(field) for field in Settings.model_fields]
     assert len(set(names)) == len(names)
     assert all(name.startswith("TANDEM_") and name.isupper() for name in names)
+
+
+def test_hosts_that_posted_workers_may_have() -> None:
+    """A list in one text, or a text for each; the same either way."""
+    text = "10.0.0.0/8, *.pool.svc  prefill-0,"
+    rules = ("10.0.0.0/8", "*.pool.svc", "prefill-0")
+    assert read({"TANDEM_WORKER_URL_ALLOW": text}).worker_url_allow == rules
+    assert read({}, worker_url_allow=["10.0.0.0/8,*.pool.svc", "prefill-0"]) == read(
+        {}, worker_url_allow=text
+    )
+    assert Settings().worker_url_allow == ()
