@@ -12,6 +12,7 @@ from typing import Annotated, Any, Self
 from pydantic import BeforeValidator, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
+from app.settings_edge import EdgeSettings
 from app.settings_limits import LimitSettings
 from app.settings_tokens import TokenSettings
 from app.settings_values import (
@@ -37,7 +38,7 @@ _Policy = Annotated[str, BeforeValidator(read_policy)]
 _Urls = Annotated[tuple[str, ...], BeforeValidator(read_urls)]
 
 
-class Settings(LimitSettings, TokenSettings, WorkerSettings):
+class Settings(LimitSettings, TokenSettings, WorkerSettings, EdgeSettings):
     """What the operator can choose.
 
     ``Settings(...)`` in code takes nothing from outside; ``load`` reads all sources.
