@@ -101,12 +101,12 @@ class ClientConnection(HttpToolsProtocol):
             self._close_wire()
 
     def cut(self) -> None:
-        """Resets the connection; what its request says of that is no news."""
+        """Drops the connection; what its request says of that is no news."""
         if self._running is not None:
             self._running.logger = _SILENT
         connection = self._wire.get_extra_info("socket")
-        if connection is not None and not self._is_lost:
-            # Else the system would go on offering megabytes to a client that takes none.
+        if connection is not None and not self._is_lost and self._wire.get_write_buffer_size():
+            # Reset, or the system would go on offering megabytes to a client that takes none.
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_NOT)
         self._wire.abort()
 

@@ -74,12 +74,13 @@ async def test_sglang(stack: AsyncExitStack) -> None:
 
 @pytest.mark.parametrize("connector", ["nixl", "mooncake"])
 async def test_vllm(stack: AsyncExitStack, model: Path, connector: str) -> None:
-    """The leg whose engine must not go on is cancelled: NIXL's prefill, Mooncake's decode."""
+    """NIXL's prefill is aborted, Mooncake's decode cancelled: the engine that must not go on."""
     prefill = sim("prefill", model, connector, prefill_tokens_per_s=200.0)
     decode = sim("decode", model, connector)
     for worker in (prefill, decode):
         await stack.enter_async_context(worker)
     leg = prefill if connector == "nixl" else decode
+    ended = prefill.aborted if connector == "nixl" else decode.cancelled
     flags = pair_flags(prefill, decode, "--model-path", str(model))
     async with running(flags) as gateway:
         for stream, is_reset in WAYS[1:3]:
@@ -87,8 +88,8 @@ async def test_vllm(stack: AsyncExitStack, model: Path, connector: str) -> None:
                 gateway,
                 stream,
                 is_reset,
-                lambda: len(leg.seen) > len(leg.cancelled) and prefill.engine.jobs,
-                lambda: leg.cancelled == [seen.request_id for seen in leg.seen],
+                lambda: len(leg.seen) > len(ended) and prefill.engine.jobs,
+                lambda: ended == [seen.request_id for seen in leg.seen],
             )
         await until(lambda: gateway.outcomes(CHAT) == ["client_gone"] * 2)
     assert decode.generated_tokens == 0

@@ -25,7 +25,7 @@ from tests.flow.scripted import ScriptedWorker, whole
 from tests.flow.test_client_stalls import SMALL_BUFFER, endless
 
 HANDSHAKE_S = 1.0
-STALL_S = 0.5
+STALL_S = 2
 LIVENESS = head_of("GET", "/liveness")
 
 
@@ -115,10 +115,10 @@ async def test_stalled_reader_behind_tls(stack: AsyncExitStack, authority: Autho
             await client.send(post_of(CHAT, body_of(CHAT, stream=True)))
             await client.until(b"data: ")
             # As long as it reads, however slowly, it is served.
-            end_s = time.monotonic() + 4 * STALL_S
+            end_s = time.monotonic() + 3 * STALL_S
             while time.monotonic() < end_s:
-                assert await client.read(64_000)
-                await asyncio.sleep(STALL_S / 8)
+                assert await client.read(STALL_S * 8_000)
+                await asyncio.sleep(STALL_S / 32)
             assert not decode.aborted
             await until(lambda: decode.aborted)
         await until(lambda: gateway.lines("request")[-1:])
