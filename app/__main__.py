@@ -19,8 +19,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Words after the program's name; the process's own if left out.
 
     Returns:
-        Exit code: 0 after a stop signal, 2 for settings that cannot be used, 3 when the
-        application did not start; of the doctor see there.
+        Exit code: 0 after a stop signal, 128 and its number after a second one, 2 for settings
+        that cannot be used, 3 when the application did not start; of the doctor see there.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     try:

@@ -1,20 +1,21 @@
-"""What plain uvicorn leaves to be desired on a client's connection.
+"""What plain uvicorn leaves to be desired on a client's connection: what is read.
 
 Bounded heads, clients that leave behind a pipelined request, bodies behind an offer to upgrade,
-and joined writes. All of it is lacking under plain ``uvicorn app.main:app`` (uvicorn 0.54).
+refusals before the body is here. All of it, and the clock and the ends of connections, is lacking
+under plain ``uvicorn app.main:app`` (uvicorn 0.54).
 """
 
 from __future__ import annotations
 
-import asyncio
+import math
 from typing import Any
 
 import httptools
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from app.api.leaving import Client
-from app.head_joining import HeadJoiningTransport
+from app.api.parts import Life
+from app.client_clock import TimedConnection
+from app.client_limits import MAX_KEPT_REST_BYTES, ClientLimits
 
 MAX_HEAD_BYTES = 64 * 1024
 """Longest head, longest trailers, and longest run of bytes that bring no body."""
@@ -23,7 +24,12 @@ MAX_PIPELINED = 16
 _FRAMING = (b"content-length", b"transfer-encoding")
 
 
-class ClientProtocol(HttpToolsProtocol):
+def protocol_of(limits: ClientLimits, life: Life) -> type[ClientProtocol]:
+    """Returns the protocol with an operator's limits, as a server of this life uses it."""
+    return type("ClientProtocol", (ClientProtocol,), {"limits": limits, "life": life})
+
+
+class ClientProtocol(TimedConnection):
     """uvicorn's HTTP/1.1 protocol, hardened.
 
     Every request finds its client's :class:`~app.api.leaving.Client` in its state.
@@ -31,28 +37,21 @@ class ClientProtocol(HttpToolsProtocol):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._client = Client()
-        self._running: Any = None
         self._is_replaying = False
+        # Bytes since the last one that brought a body or ended a head.
         self._n_idle_bytes = 0
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Starts a connection."""
-        super().connection_made(HeadJoiningTransport(transport, self.loop))
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Ends a connection and tells the request that runs; uvicorn tells the latest read."""
-        running = self._running
-        if running is not None:
-            running.disconnected = running.disconnected or not running.response_complete
-            running.message_event.set()
-        self.pipeline.clear()
-        super().connection_lost(exc)
-        self._client.leave()
+        # The request whose body was not here with its head, how long that is (infinity: nobody
+        # knows), and whether it wanted to keep the connection.
+        self._late: Any = None
+        self._late_bytes = math.inf
+        self._late_keeps_alive = False
 
     def data_received(self, data: bytes) -> None:
         """Takes bytes of the client."""
-        self._unset_keepalive_if_required()
+        if self._is_lingering:
+            self._throw_away(data)
+            return
+        now_s = self._data_s = self._now_s()
         self._n_idle_bytes += len(data)
         try:
             self._feed(data)
@@ -60,19 +59,44 @@ class ClientProtocol(HttpToolsProtocol):
             self.logger.warning("Invalid HTTP request received.")
             self.send_400_response("Invalid HTTP request received.")
             return
-        if self.transport.is_closing():
+        if self._has_ended:
             return
         if self._n_idle_bytes > MAX_HEAD_BYTES:
             self.send_400_response("The request's head is too long.")
-        elif self.pipeline:
+            return
+        if self.cycle is not None and self.cycle.more_body:
+            self._expect_rest(self.cycle)
+            self._alarm.by(now_s + self.limits.body_stall_s)
+        elif self._is_in_head:
+            self._alarm.by(now_s + self.limits.head_s)
+        if self.pipeline:
             self._read_on()
 
     def _read_on(self) -> None:
         """Reads behind a waiting request, within bounds, or nobody would see the client leave."""
         if len(self.pipeline) > MAX_PIPELINED or len(self.cycle.body) > HIGH_WATER_LIMIT:
-            self.transport.abort()
+            self._wire.abort()
         else:
             self.flow.resume_reading()
+
+    def _expect_rest(self, cycle: Any) -> None:
+        """An answer that comes before the body ends the connection, unless little is missing.
+
+        What is missing has to be read either way; the client may send it all before it looks.
+        """
+        if cycle.response_started:
+            return
+        if cycle is not self._late:
+            self._late = cycle
+            self._late_keeps_alive = cycle.keep_alive
+            self._late_bytes = _length_of(cycle.scope["headers"])
+        is_little = self._late_bytes - self._n_body_bytes <= MAX_KEPT_REST_BYTES
+        cycle.keep_alive = (
+            self._late_keeps_alive
+            and is_little
+            and not cycle.waiting_for_100_continue
+            and not self.life.is_ending
+        )
 
     def _feed(self, data: bytes) -> None:
         """Parses; an offer to upgrade (``curl --http2``) is not taken and must cost no body.
@@ -97,6 +121,8 @@ class ClientProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """Starts a request."""
         if not self._is_replaying:
+            self._is_in_head = True
+            self._head_s = self._data_s
             super().on_message_begin()
             self.scope["state"]["client"] = self._client
 
@@ -105,7 +131,8 @@ class ClientProtocol(HttpToolsProtocol):
         if self._is_replaying:
             self._is_replaying = False
             return
-        self._n_idle_bytes = 0
+        self._is_in_head = False
+        self._n_idle_bytes = self._n_body_bytes = 0
         super().on_headers_complete()
         # Trailers, and the head of a replay, go nowhere: the request has its own list.
         self.headers = []
@@ -113,14 +140,25 @@ class ClientProtocol(HttpToolsProtocol):
     def on_body(self, body: bytes) -> None:
         """Takes a piece of body."""
         self._n_idle_bytes = 0
+        self._n_body_bytes += len(body)
         super().on_body(body)
 
     def on_message_complete(self) -> None:
         """The request is here, unless the parser only stopped at an offer to upgrade."""
         if not self.parser.should_upgrade():
             self._n_idle_bytes = 0
+            cycle = self.cycle
             super().on_message_complete()
+            # uvicorn leaves it so if the answer came first.
+            cycle.more_body = False
+            if cycle is self._late:
+                self._late = None
+                if not cycle.response_started and not self.life.is_ending:
+                    cycle.keep_alive = self._late_keeps_alive
 
-    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
-        self._running = cycle
-        super()._start_asgi_task(cycle, app)
+
+def _length_of(headers: list[tuple[bytes, bytes]]) -> float:
+    for name, value in headers:
+        if name == b"content-length" and value.isdigit() and len(value) <= 20:
+            return int(value)
+    return math.inf

@@ -20,7 +20,8 @@ from typing import Any
 
 import uvloop
 
-from app.server import GatewayServer, bind, make_config
+from app.gateway_server import GatewayServer
+from app.server import bind
 from app.settings import PrefillUrl, Settings, SettingsError, load
 from app.sim import SglangSim, VllmSim, sim_pair, vllm_pair
 from app.sim.folder_tokenizer import FolderTokenizer
@@ -104,7 +105,7 @@ async def _run(flags: dict[str, Any], listener: socket.socket, engine: str, carr
                 "decode": [decode.url],
             }
         )
-        server = _QuietServer(make_config(settings))
+        server = _QuietServer(settings)
         with _stopped_by_signals(stop):
             async with _serving(server, listener, stop):
                 if await _is_ready(settings, stop):

@@ -5,7 +5,7 @@
     GatewayError
       RequestError          the client's fault
         InvalidRequest      400   UnknownModel 404   BodyTooLarge 413   BadKey 401
-        KeyNotAllowed       403   RateLimited  429
+        KeyNotAllowed       403   RateLimited  429   RequestTimedOut 408
         NotOffered          501   UnknownRoute 404   MethodNotAllowed 405
         WorkerUrlRefused    403   WorkerNotFound      404   WorkerExists 409
       CapacityError         the fleet is short of room
@@ -92,6 +92,13 @@ class BodyTooLarge(RequestError):
 
     status = 413
     code = "request_body_too_large"
+
+
+class RequestTimedOut(RequestError):
+    """The client took too long to send its request."""
+
+    status = 408
+    code = "request_timeout"
 
 
 class BadKey(RequestError):
@@ -263,3 +270,7 @@ class LegEnded(WorkerError):
 
 class ClientGone(Exception):
     """The client closed its connection; ends the request, shown to nobody."""
+
+
+class ClientStalled(ClientGone):
+    """The client is there and reads nothing of its answer, so its connection was cut."""

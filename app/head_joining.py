@@ -8,6 +8,7 @@ body, which the relay gives in the same turn of the loop.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 _HEAD_START = b"HTTP/1.1 "
@@ -21,12 +22,19 @@ class HeadJoiningTransport(asyncio.Transport):
     Args:
         transport: The connection.
         loop: Its loop.
+        close: Ends the connection when it is to be closed; the transport's own if left out.
     """
 
-    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self,
+        transport: asyncio.Transport,
+        loop: asyncio.AbstractEventLoop,
+        close: Callable[[], None] | None = None,
+    ) -> None:
         self._transport = transport
         self._loop = loop
         self._head = b""
+        self._close = close or transport.close
         self.get_extra_info = transport.get_extra_info  # type: ignore[method-assign]
         self.is_closing = transport.is_closing  # type: ignore[method-assign]
         self.pause_reading = transport.pause_reading  # type: ignore[method-assign]
@@ -48,7 +56,7 @@ class HeadJoiningTransport(asyncio.Transport):
     def close(self) -> None:
         """Sends what is kept, then closes."""
         self._send_head()
-        self._transport.close()
+        self._close()
 
     def _send_head(self) -> None:
         if self._head:

@@ -26,6 +26,7 @@ from app.api import (
     workers,
 )
 from app.api.generation import GenerationEndpoint
+from app.api.keep_alive import KeepAlive
 from app.entrance import Entrance
 from app.gateway import build_gateway
 from app.lifespan import lifespan
@@ -90,8 +91,11 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         telemetry={"auto_configure": False, "tracing": False, "metrics": False, "logs": False},
     )
     app.state.gateway = gateway
+    keep_alive = KeepAlive(settings.sse_keepalive_secs, settings.sse_keepalive_early)
     endpoints = {
-        route.value: GenerationEndpoint(route, gateway.router, settings.max_payload_size)
+        route.value: GenerationEndpoint(
+            route, gateway.router, settings.max_payload_size, keep_alive
+        )
         for route in Route
     }
     _add_routes(app, endpoints, settings.max_payload_size)

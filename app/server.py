@@ -1,4 +1,4 @@
-"""Runs the gateway: one socket, one uvicorn server, one event loop.
+"""Runs the gateway: one socket, one server, one event loop.
 
 The socket is bound before anything else is made, so that a port in use is one sentence.
 """
@@ -7,27 +7,17 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import gc
 import signal
 import socket
 from typing import Any
 
-import uvicorn
 import uvloop
 
-from app.client_protocol import ClientProtocol
-from app.main import create_app
-from app.observability.log import get_logger
+from app.gateway_server import LISTEN_BACKLOG, GatewayServer
 from app.settings import Settings, SettingsError, flag_name
 
-_CLIENT_KEEP_ALIVE_S = 90
-"""SMG's default: above the idle time of the usual load balancers (60 s)."""
-_LISTEN_BACKLOG = 2048
-_GC_THRESHOLDS = (50_000, 20, 100)
-"""Container objects that pile up before the youngest are looked through (Python: 700).
-
-Nothing on the request path makes cycles, but a wave of requests in flight holds thousands of
-objects, which Python's default looked through again and again: a tenth of all CPU."""
+_ENDED_BY_SIGNAL = 128
+"""Added to a signal's number, as shells show a program that died of it."""
 
 
 def bind(settings: Settings) -> socket.socket:
@@ -50,7 +40,7 @@ def bind(settings: Settings) -> socket.socket:
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         listener.bind(address)
         # Taken for good: without listening, a second gateway could bind the port as well.
-        listener.listen(_LISTEN_BACKLOG)
+        listener.listen(LISTEN_BACKLOG)
         listener.setblocking(False)
     except OSError as exc:
         listener.close()
@@ -65,55 +55,18 @@ def bind(settings: Settings) -> socket.socket:
     return listener
 
 
-def make_config(settings: Settings) -> uvicorn.Config:
-    """Build the application and what uvicorn needs to serve it."""
-    return uvicorn.Config(
-        create_app(settings),
-        http=ClientProtocol,
-        loop="uvloop",
-        ws="none",
-        lifespan="on",
-        access_log=False,
-        log_config=None,
-        proxy_headers=False,
-        server_header=False,
-        backlog=_LISTEN_BACKLOG,
-        timeout_keep_alive=_CLIENT_KEEP_ALIVE_S,
-        timeout_graceful_shutdown=round(settings.shutdown_grace_period_secs),
-    )
-
-
-class GatewayServer(uvicorn.Server):
-    """uvicorn's server, which says where it listens once it does."""
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start the application and accept connections."""
-        await super().startup(sockets)
-        # What is here now stays: out of the collector's sight.
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(*_GC_THRESHOLDS)
-        if self.started and sockets:
-            log = get_logger("server")
-            log.info("listening", url=", ".join(_url(s) for s in sockets))
-
-
-def _url(listener: socket.socket) -> str:
-    host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-
-
 def serve(settings: Settings) -> int:
     """Serve until a stop signal.
 
     Returns:
-        Exit code: 0 after a stop signal, 3 when the application did not start.
+        Exit code: 0 after a stop signal, 128 and its number after a second one, 3 when the
+        application did not start.
 
     Raises:
         SettingsError: The address cannot be listened on.
     """
     with bind(settings) as listener:
-        server = GatewayServer(make_config(settings))
+        server = GatewayServer(settings)
 
         def leave(signum: int, frame: Any) -> None:
             # uvicorn raises the signal it was stopped by once more when it is done: by then
@@ -126,4 +79,6 @@ def serve(settings: Settings) -> int:
         signal.signal(signal.SIGTERM, leave)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(server.serve(sockets=[listener]))
+    if server.forced_by is not None:
+        return _ENDED_BY_SIGNAL + server.forced_by
     return 0 if server.started else 3

@@ -40,6 +40,7 @@ __all__ = [
 
 _GROUPS = (
     "Listening",
+    "Connections of clients",
     "Workers",
     "vLLM workers",
     "Routing",

@@ -13,6 +13,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
 from app.settings_admission import AdmissionSettings
+from app.settings_edge import EdgeSettings
 from app.settings_fleet import FleetSettings
 from app.settings_limits import LimitSettings
 from app.settings_scheduling import SchedulingSettings
@@ -43,6 +44,7 @@ _Urls = Annotated[tuple[str, ...], BeforeValidator(read_urls)]
 
 class Settings(
     AdmissionSettings,
+    EdgeSettings,
     FleetSettings,
     LimitSettings,
     SchedulingSettings,

@@ -23,9 +23,9 @@ _ONE_VALUE = """
 assignment-mode backend block-size bucket-adjust-interval-secs cache-boundaries cache-index
 cache-ttl-secs balance-token-usage-threshold overload-token-usage-threshold
 discovery-check-interval-secs discovery-file discovery-provider encode-policy
-eviction-interval-secs header-read-timeout-secs health-check-port history-backend
+eviction-interval-secs health-check-port history-backend
 history-memory-max-items history-memory-max-responses history-memory-retention-secs
-idle-connection-timeout-secs jemalloc-prof-dir job-queue-capacity job-queue-concurrency
+jemalloc-prof-dir job-queue-capacity job-queue-concurrency
 jwt-audience jwt-issuer jwt-jwks-uri kv-connector-annotation kv-engine-id-annotation kv-index
 least-load-default-throughput least-load-kv-pressure-weight least-load-max-waiting-requests
 least-load-mean-prefill-tokens load-monitor-interval log-dir max-background-responses
@@ -44,8 +44,7 @@ priority-scheduler-tenant-metric-top-n queue-size queue-timeout-secs
 rdma-listen-ip rdma-slot-ttl-s redis-op-timeout-secs redis-pool-max redis-retention-days redis-url
 rl-control-timeout-secs rl-fanout-concurrency schema-config selection-accounting-ttl-ms
 selection-policy selection-temperature service-discovery-namespace service-discovery-port
-sse-keepalive-secs sticky-key-idle-secs storage-hook-wasm-path stream-body-stall-timeout-secs
-tenant-header-name tenant-rate-limit-config tls-cert-path tls-key-path
+sticky-key-idle-secs storage-hook-wasm-path tenant-header-name tenant-rate-limit-config
 tokenizer-cache-l0-max-entries tokenizer-cache-l0-max-memory tokenizer-cache-l1-max-memory
 worker-overload-token-usage worker-overload-waiting-requests worker-stale-secs worker-stall-secs
 worker-startup-check-interval worker-startup-delay worker-warmup-blocks
@@ -60,7 +59,7 @@ request-id-headers router-selector routing-key-headers selector storage-context-
 """
 
 _NATIVE_NO_VALUE = "engine-metrics"
-_NATIVE_ONE_VALUE = "drain-settle-secs eviction-interval runtime-worker-threads"
+_NATIVE_ONE_VALUE = "eviction-interval runtime-worker-threads"
 
 SMG_ONLY_FLAGS: dict[str, int | str] = {
     **{f"--{name}": 0 for name in (_NO_VALUE + _NATIVE_NO_VALUE).split()},

@@ -32,8 +32,8 @@ def test_files_are_short() -> None:
 def test_a_gateway_before_sglang_workers_loads_no_grpc() -> None:
     """What only vLLM workers need, and what is slow, is not there after the start."""
     code = (
-        "import sys; from app.server import make_config; from app.settings import load;"
-        "make_config(load({'decode': 'http://d:1', 'log_level': 'error'}, {}, None));"
+        "import sys; from app.gateway_server import GatewayServer; from app.settings import load;"
+        "GatewayServer(load({'decode': 'http://d:1', 'log_level': 'error'}, {}, None));"
         "print([m for m in ('grpc', 'google.protobuf', 'transformers') if m in sys.modules])"
     )
     done = subprocess.run(

@@ -11,12 +11,13 @@ import asyncio
 
 from starlette.types import Receive, Scope, Send
 
+from app.api.keep_alive import KeepAlive
 from app.api.leaving import leaving
 from app.api.problem import send_problem
 from app.api.relay import Relay
 from app.dispatch.pd_router import PDRouter
 from app.dispatch.reply import Prepared
-from app.errors import BodyTooLarge, ClientGone, GatewayError
+from app.errors import BodyTooLarge, ClientGone, ClientStalled, GatewayError, ShuttingDown
 from app.middleware.door import Ticket
 from app.protocol.facts import parse_object, read_facts
 from app.protocol.routes import Route
@@ -33,12 +34,20 @@ class GenerationEndpoint:
         route: Which one.
         router: Chooses pairs and opens legs.
         max_body_bytes: Larger bodies are refused with 413.
+        keep_alive: When a silent stream gets a comment.
     """
 
-    def __init__(self, route: Route, router: PDRouter, max_body_bytes: int) -> None:
+    def __init__(
+        self,
+        route: Route,
+        router: PDRouter,
+        max_body_bytes: int,
+        keep_alive: KeepAlive = KeepAlive(),  # noqa: B008 - frozen
+    ) -> None:
         self._route = route
         self._router = router
         self._max_body_bytes = max_body_bytes
+        self._keep_alive = keep_alive
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one request."""
@@ -55,12 +64,16 @@ class GenerationEndpoint:
         model = facts.model and facts.model[:MAX_LOGGED_MODEL_CHARS]
         prepared.notes.update(model=model, stream=facts.stream)
         state["log"] = prepared.notes
+        relay = Relay(send, self._keep_alive)
         try:
             async with asyncio.TaskGroup() as request:
                 with leaving(state, receive, request):
-                    await self._answer(prepared, request, scope, send, ticket)
-        except* ClientGone:
-            prepared.notes["outcome"] = "client_gone"
+                    await self._answer(prepared, request, relay, scope, send, ticket)
+        except* ClientGone as gone:
+            is_stalled = gone.subgroup(ClientStalled) is not None
+            prepared.notes["outcome"] = "client_stalled" if is_stalled else "client_gone"
+        except* ShuttingDown as ending:
+            await _fail(_first(ending), prepared, relay, scope, send)
 
     async def _prepare(
         self, scope: Scope, receive: Receive, request_id: str, ticket: Ticket | None
@@ -83,11 +96,13 @@ class GenerationEndpoint:
         self,
         prepared: Prepared,
         request: asyncio.TaskGroup,
+        relay: Relay,
         scope: Scope,
         send: Send,
         ticket: Ticket | None,
     ) -> None:
-        relay = Relay(send)
+        if self._keep_alive.is_early and prepared.facts.stream:
+            relay.watch(request)
         try:
             async with self._router.open(prepared, request) as reply:
                 if prepared.text is None:
@@ -95,13 +110,27 @@ class GenerationEndpoint:
                     prepared.body = b""
                     if ticket is not None:
                         ticket.drop_body()
-                await relay.run(reply)
+                await relay.run(reply, request)
         except GatewayError as error:
-            prepared.notes.update(outcome=error.code, leg=error.leg, cause=error.message)
-            if relay.has_started:
-                await relay.fail(error)
-            else:
-                await send_problem(scope, send, error)
+            await _fail(error, prepared, relay, scope, send)
+        finally:
+            relay.hush()
+
+
+def _first(group: BaseExceptionGroup[ShuttingDown]) -> ShuttingDown:
+    first = group.exceptions[0]
+    return _first(first) if isinstance(first, BaseExceptionGroup) else first
+
+
+async def _fail(
+    error: GatewayError, prepared: Prepared, relay: Relay, scope: Scope, send: Send
+) -> None:
+    prepared.notes.update(outcome=error.code, leg=error.leg, cause=error.message)
+    relay.hush()
+    if relay.has_started:
+        await relay.fail(error)
+    else:
+        await send_problem(scope, send, error)
 
 
 async def read_body(scope: Scope, receive: Receive, max_body_bytes: int) -> bytes:

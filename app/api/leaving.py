@@ -1,4 +1,4 @@
-"""Ends a request when its client leaves.
+"""Ends a request when its client leaves, or when the gateway cannot wait for its end.
 
 uvicorn's ``send`` after a disconnect is a silent no-op (ASGI 2.3), so somebody has to notice, or
 the workers would generate for nobody.
@@ -19,41 +19,52 @@ from app.errors import ClientGone
 class Client:
     """The client of a connection, told of by the gateway's own server.
 
+    The server also ends requests by it, when the process stops.
+
     A task that waits for ``http.disconnect`` would cost every request 15 us to learn that its
     client stayed.
 
     Attributes:
-        is_gone: The connection is lost.
+        reason: Why its requests are to end; ``None``: they may go on.
     """
 
-    __slots__ = ("_callbacks", "is_gone")
+    __slots__ = ("_callbacks", "reason")
 
     def __init__(self) -> None:
-        self.is_gone = False
-        self._callbacks: set[Callable[[], None]] = set()
+        self.reason: Exception | None = None
+        self._callbacks: set[Callable[[Exception], None]] = set()
 
-    def watch(self, callback: Callable[[], None]) -> None:
-        """Has a callback called when the client leaves; at once if it has left."""
+    @property
+    def is_watched(self) -> bool:
+        """A request would notice, and answer in its own way."""
+        return bool(self._callbacks)
+
+    def watch(self, callback: Callable[[Exception], None]) -> None:
+        """Has a callback called when the request is to end; at once if it is already."""
         self._callbacks.add(callback)
-        if self.is_gone:
-            callback()
+        if self.reason is not None:
+            callback(self.reason)
 
-    def unwatch(self, callback: Callable[[], None]) -> None:
+    def unwatch(self, callback: Callable[[Exception], None]) -> None:
         """Forgets a callback."""
         self._callbacks.discard(callback)
 
     def leave(self) -> None:
         """The connection is lost."""
-        self.is_gone = True
+        self.stop(ClientGone())
+
+    def stop(self, reason: Exception) -> None:
+        """Ends the requests: with ``ClientGone``, or with an error that the client is told."""
+        self.reason = reason
         for callback in list(self._callbacks):
-            callback()
+            callback(reason)
 
 
 class leaving:  # noqa: N801 - used as a statement, like contextlib.suppress
     """While it lasts, a client that leaves fails the request's task group with ``ClientGone``.
 
-    The gateway's own server calls back when a connection is lost; under another server a task
-    waits for ``http.disconnect``.
+    So does the server that stops, with its own error. The gateway's own server calls back when a
+    connection is lost; under another server a task waits for ``http.disconnect``.
 
     Args:
         state: The ``state`` of the request's scope.
@@ -73,7 +84,7 @@ class leaving:  # noqa: N801 - used as a statement, like contextlib.suppress
         if self._client is None:
             self._task = self._request.create_task(self._wait())
         else:
-            self._client.watch(self._on_gone)
+            self._client.watch(self._on_stop)
 
     def __exit__(
         self,
@@ -82,12 +93,12 @@ class leaving:  # noqa: N801 - used as a statement, like contextlib.suppress
         traceback: TracebackType | None,
     ) -> None:
         if self._client is not None:
-            self._client.unwatch(self._on_gone)
+            self._client.unwatch(self._on_stop)
         if self._task is not None:
             self._task.cancel()
 
-    def _on_gone(self) -> None:
-        news = _leave()
+    def _on_stop(self, reason: Exception) -> None:
+        news = _fail(reason)
         try:
             self._request.create_task(news)
         except RuntimeError:
@@ -100,5 +111,5 @@ class leaving:  # noqa: N801 - used as a statement, like contextlib.suppress
         raise ClientGone
 
 
-async def _leave() -> None:
-    raise ClientGone
+async def _fail(reason: Exception) -> None:
+    raise reason

@@ -23,7 +23,11 @@ from app.workers.url_guard import UrlGuard
 
 @dataclass(slots=True)
 class Life:
-    """Where the process is in its life; whoever stops it sets this first."""
+    """Where the process is in its life; whoever stops it sets this first.
+
+    Attributes:
+        is_ending: It was told to stop; it may still serve.
+    """
 
     is_ending: bool = False
 

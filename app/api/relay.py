@@ -6,13 +6,17 @@ first byte an error can only be one SSE error event, and the stream ends without
 
 from __future__ import annotations
 
+import asyncio
+
 from starlette.types import Send
 
+from app.api.keep_alive import COMMENT, KeepAlive, Silence
 from app.dispatch.reply import Reply
 from app.errors import GatewayError
 from app.protocol.problem import error_event
 
 EVENT_STREAM = b"text/event-stream"
+_STREAM_HEADERS = [(b"content-type", EVENT_STREAM), (b"cache-control", b"no-cache")]
 
 
 class Relay:
@@ -20,18 +24,20 @@ class Relay:
 
     Attributes:
         has_started: The response head was sent.
-        n_bytes: Body bytes sent so far.
+        n_bytes: Body bytes sent so far, comments left out.
     """
 
-    __slots__ = ("_send", "has_started", "n_bytes", "status")
+    __slots__ = ("_is_stream", "_keep_alive", "_send", "_silence", "has_started", "n_bytes")
 
-    def __init__(self, send: Send) -> None:
+    def __init__(self, send: Send, keep_alive: KeepAlive) -> None:
         self._send = send
+        self._keep_alive = keep_alive
+        self._silence: Silence | None = None
+        self._is_stream = False
         self.has_started = False
-        self.status = 0
         self.n_bytes = 0
 
-    async def run(self, reply: Reply) -> None:
+    async def run(self, reply: Reply, request: asyncio.TaskGroup) -> None:
         """Sends a reply to its end.
 
         Raises:
@@ -44,21 +50,49 @@ class Relay:
                 await self._body(body, more=False)
             return
         headers = [pair for pair in reply.headers if pair[0] != b"content-type"]
-        headers.append((b"content-type", EVENT_STREAM))
-        headers.append((b"cache-control", b"no-cache"))
+        headers += _STREAM_HEADERS
+        self.watch(request)
         async for events in reply.chunks:
             if not self.has_started:
                 await self._start(reply.status, headers)
             await self._body(events, more=True)
+        self.hush()
         await self._body(b"", more=False)
 
+    def watch(self, request: asyncio.TaskGroup) -> None:
+        """Has comments sent while the stream is silent; before its head that begins it.
+
+        Args:
+            request: The request's task group.
+        """
+        self._is_stream = True
+        if self._silence is None and self._keep_alive.interval_s:
+            self._silence = Silence(
+                self._keep_alive.interval_s, lambda: self.n_bytes, self._comment, request
+            )
+
+    def hush(self) -> None:
+        """Has no more comments sent."""
+        if self._silence is not None:
+            self._silence.end()
+            self._silence = None
+
     async def fail(self, error: GatewayError) -> None:
-        """Ends a started stream with one error event and no ``[DONE]``."""
-        await self._body(error_event(error, at_border=True), more=False)
+        """Ends a started stream with one error event and no ``[DONE]``.
+
+        Of a plain answer half is out, and the server cuts it off: it has a length.
+        """
+        self.hush()
+        if self._is_stream:
+            await self._body(error_event(error, at_border=True), more=False)
+
+    async def _comment(self) -> None:
+        if not self.has_started:
+            await self._start(200, _STREAM_HEADERS)
+        await self._send({"type": "http.response.body", "body": COMMENT, "more_body": True})
 
     async def _start(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
         self.has_started = True
-        self.status = status
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
 
     async def _body(self, body: bytes, *, more: bool) -> None:

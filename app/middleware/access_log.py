@@ -74,13 +74,15 @@ class AccessLogMiddleware:
             )
         finally:
             if self._is_shown and scope["path"] not in QUIET_PATHS:
-                self._write(scope, status or CLIENT_CLOSED, self._now_s() - started_s)
+                self._write(scope, status, self._now_s() - started_s)
 
     def _write(self, scope: Scope, status: int, duration_s: float) -> None:
         state = scope.get("state", {})
         if "is_logged" in state:
             return
         named = {"key": state["key_name"]} if "key_name" in state else {}
+        # Where the server itself has answered, it has noted what.
+        status = status or state.get("server_status", CLIENT_CLOSED)
         self._log.info(
             "request",
             **{

@@ -47,6 +47,11 @@ class RawClient:
         async with asyncio.timeout(BOUND_S):
             return int(head.split()[1]), head, await self._reader.readexactly(int(length))
 
+    async def read(self, n_bytes: int) -> bytes:
+        """Reads at most so many bytes; nothing at the end of the connection."""
+        async with asyncio.timeout(BOUND_S):
+            return await self._reader.read(n_bytes)
+
     async def rest(self) -> bytes:
         """Reads until the gateway ends the connection."""
         async with asyncio.timeout(BOUND_S):
@@ -55,6 +60,10 @@ class RawClient:
     def leave(self) -> None:
         """Drops the connection."""
         self._writer.transport.abort()
+
+    def close(self) -> None:
+        """Ends the connection in good order."""
+        self._writer.close()
 
 
 @asynccontextmanager
