@@ -10,6 +10,7 @@ from fastapi import FastAPI
 from structlog.typing import FilteringBoundLogger
 
 from app.gateway import Gateway
+from app.held import told_on_signal
 from app.observability.log import get_logger
 from app.settings import worker_specs
 
@@ -34,6 +35,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
             loops.create_task(_keep_running("health loop", gateway.health.run, log)),
             loops.create_task(_keep_running("drain", gateway.drain.run, log)),
         ]
+        stack.enter_context(told_on_signal(gateway, log))
         log.info("gateway started", workers=len(gateway.registry.workers()))
         try:
             yield

@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
-from app.sim.faults import FaultBook
+from app.sim.faults import FaultBook, Taken
 from app.sim.vllm_faults import VllmFaultBook
 from app.sim.wire import Exchange, Receive, Scope, Send
 
@@ -81,7 +81,7 @@ class Control:
             return
         await exchange.json(200, {"ok": True})
 
-    def _taken(self) -> list[tuple[str, str]]:
+    def _taken(self) -> list[Taken]:
         taken = self._worker.faults.taken
         told = list(taken)
         taken.clear()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -9,6 +10,7 @@ from enum import StrEnum
 from typing import Any
 
 N_KEPT_TAKEN = 10_000
+Taken = tuple[str, float, str]
 
 
 class FaultKind(StrEnum):
@@ -88,8 +90,8 @@ class FaultBook:
 
     waiting: list[Fault] = field(default_factory=list)
     health_down: bool = False
-    taken: deque[tuple[str, str]] = field(default_factory=lambda: deque(maxlen=N_KEPT_TAKEN))
-    """Kind of fault and what told the request from others, oldest first."""
+    taken: deque[Taken] = field(default_factory=lambda: deque(maxlen=N_KEPT_TAKEN))
+    """Kind of fault, time (of ``time.monotonic``) and what told the request from others, oldest first."""
 
     def add_json(self, order: Mapping[str, Any]) -> None:
         """Order a fault as ``POST /sim/fault`` does.
@@ -137,6 +139,6 @@ class FaultBook:
                     fault.times -= 1
                     if fault.times <= 0:
                         self.waiting.remove(fault)
-                self.taken.append((fault.kind, key))
+                self.taken.append((fault.kind, time.monotonic(), key))
                 return fault
         return None

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from app.sim.faults import N_KEPT_TAKEN
+from app.sim.faults import N_KEPT_TAKEN, Taken
 
 
 class VllmFaultKind(StrEnum):
@@ -64,8 +65,8 @@ class VllmFaultBook:
 
     waiting: list[VllmFault] = field(default_factory=list)
     health_down: bool = False
-    taken: deque[tuple[str, str]] = field(default_factory=lambda: deque(maxlen=N_KEPT_TAKEN))
-    """Kind of fault and what told the call from others, oldest first."""
+    taken: deque[Taken] = field(default_factory=lambda: deque(maxlen=N_KEPT_TAKEN))
+    """Kind of fault, time (of ``time.monotonic``) and what told the call from others, oldest first."""
 
     def add_json(self, order: Mapping[str, Any]) -> None:
         """Order a fault as ``POST /sim/fault`` does.
@@ -114,6 +115,6 @@ class VllmFaultBook:
                     fault.times -= 1
                     if fault.times <= 0:
                         self.waiting.remove(fault)
-                self.taken.append((fault.kind, key))
+                self.taken.append((fault.kind, time.monotonic(), key))
                 return fault
         return None
