@@ -59,9 +59,10 @@ bench-overload: $(INSTALLED) ## A step of five times the load: goodput, refusals
 test-engines: $(INSTALLED) ## End-to-end tests on real SGLang and vLLM workers, see docs/testing.md
 	tests/engines/run.sh $(ARGS)
 
-pages: $(INSTALLED) ## Write .env.example and docs/configuration.md anew from the settings
+pages: $(INSTALLED) ## Write the pages that are made from code: settings, failures
 	$(BIN)/python -m app.settings_pages env > .env.example
 	$(BIN)/python -m app.settings_pages markdown > docs/configuration.md
+	$(BIN)/python -m tests.flow.matrix_page > docs/fault-matrix.md
 
 protos: $(INSTALLED) ## Write app/upstream/generated anew from protos/
 	$(BIN)/python protos/generate.py app/upstream/generated

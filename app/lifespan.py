@@ -13,6 +13,7 @@ from structlog.typing import FilteringBoundLogger
 
 from app.entrance import log_entrance
 from app.gateway import Gateway
+from app.held import told_on_signal
 from app.middleware.key_file import KeyFile
 from app.observability.log import get_logger
 from app.settings import worker_specs
@@ -46,6 +47,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
             _wake_on_hangup(gateway.entrance.key_file, stack)
             others.append(loops.create_task(_follow(gateway.entrance.key_file)))
         log_entrance(gateway.settings, gateway.entrance)
+        stack.enter_context(told_on_signal(gateway, log))
         log.info("gateway started", workers=len(gateway.registry.workers()))
         try:
             yield

@@ -214,8 +214,9 @@ class LocalScheduler:
         """Choose the grant's decode worker anew, of those that fit its prefill worker.
 
         One that is still among the least busy stays: so each request takes one turn of a policy
-        and one of a rank. One that began to drain meanwhile stays if there is no other: it waits
-        for the lease. The lease moves along, unless the grant was given back already.
+        and one of a rank. So does one whose breaker is half open: its trial is this request. And
+        so does one that takes no new request, if there is no other: this one is not new. The
+        lease moves along, unless the grant was given back already.
 
         Args:
             grant: Its prefill worker stays.
@@ -228,9 +229,12 @@ class LocalScheduler:
         table, now_s = self._fresh_table(), self._now_s()
         pair, model = grant.pair, grant.ask.facts.model
         excluded |= grant.ask.excluded
+        may_stay = pair.decode.id not in excluded and pair.decode.state is not State.GONE
+        if may_stay and pair.decode_trial is not None:
+            return
         usable = _usable(table.partners(pair.prefill, model), excluded, now_s)
         if not usable:
-            if pair.decode.state is State.DRAINING and pair.decode.id not in excluded:
+            if may_stay:
                 return
             raise refusal(table.snapshot, model, excluded, now_s)
         if grant.decode_lease.is_released:

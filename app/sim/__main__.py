@@ -12,7 +12,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from app.sim.config import SimConfig
+from app.sim.control import Control
 from app.sim.folder_tokenizer import FolderTokenizer
+from app.sim.listener import Listener
 from app.sim.server import SglangSim
 from app.sim.vllm_config import VllmConfig
 from app.sim.vllm_server import CONNECTORS, VllmSim
@@ -30,6 +32,10 @@ def parser() -> argparse.ArgumentParser:
     flags.add_argument("--connector", choices=tuple(CONNECTORS), default="nixl", help="vllm only")
     flags.add_argument("--tokenizer", type=Path, default=None, help="a folder; vllm only")
     flags.add_argument("--lease-s", type=float, default=30.0, help="vllm only")
+    flags.add_argument("--mooncake-abort-s", type=float, default=480.0, help="vllm only")
+    flags.add_argument(
+        "--control-port", type=int, default=None, help="HTTP port of the /sim routes; vllm only"
+    )
     flags.add_argument("--host", default="127.0.0.1")
     flags.add_argument(
         "--port", type=int, default=0, help="pairs: prefill at PORT + 2i, decode at PORT + 2i + 1"
@@ -49,6 +55,7 @@ def parser() -> argparse.ArgumentParser:
     flags.add_argument("--max-queued-requests", type=int, default=None)
     flags.add_argument("--max-total-tokens", type=int, default=4_000_000)
     flags.add_argument("--disconnect-notice-s", type=float, default=4.0)
+    flags.add_argument("--peer-death-s", type=float, default=2.0)
     flags.add_argument("--enable-cache-report", action="store_true")
     return flags
 
@@ -74,6 +81,7 @@ def configs(args: argparse.Namespace) -> list[SimConfig]:
         max_queued_requests=args.max_queued_requests,
         max_total_tokens=args.max_total_tokens,
         disconnect_notice_s=args.disconnect_notice_s,
+        peer_death_s=args.peer_death_s,
         enable_cache_report=args.enable_cache_report,
         n_kept_seen=100,
     )
@@ -111,6 +119,7 @@ def vllm_config(args: argparse.Namespace, config: SimConfig) -> VllmConfig:
         max_num_seqs=config.max_running_requests,
         max_total_tokens=config.max_total_tokens,
         lease_s=args.lease_s,
+        mooncake_abort_s=args.mooncake_abort_s,
         n_kept_seen=config.n_kept_seen,
     )
 
@@ -132,6 +141,10 @@ async def serve(args: argparse.Namespace) -> None:
                 sim = await stack.enter_async_context(SglangSim(config))
             is_met = config.role == "prefill" and sim.bootstrap_port is not None
             place = f" bootstrap port {sim.bootstrap_port}" if is_met else ""
+            if args.control_port is not None:
+                control = Listener(Control(sim), args.host)
+                stack.callback(control.kill)
+                place += f" control port {await control.start(args.control_port)}"
             sys.stdout.write(f"simulated {config.role} worker ready at {sim.url}{place}\n")
         sys.stdout.flush()
         await stop.wait()

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import time
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Any
+
+N_KEPT_TAKEN = 10_000
+Taken = tuple[str, float, str]
 
 
 class FaultKind(StrEnum):
@@ -20,7 +25,8 @@ class FaultKind(StrEnum):
     CUT = "cut"
     """Let ``after_events`` events pass, then end as ``how`` says."""
     HALF_BODY = "half_body"
-    """Announce the whole body, send half of it, close."""
+    """Wait ``delay_s``, announce the whole body, send half of it, and close; with ``how`` hang
+    keep the connection open."""
     GARBAGE = "garbage"
     """Answer 200 with something that is neither JSON nor SSE."""
     SLOW = "slow"
@@ -84,6 +90,16 @@ class FaultBook:
 
     waiting: list[Fault] = field(default_factory=list)
     health_down: bool = False
+    taken: deque[Taken] = field(default_factory=lambda: deque(maxlen=N_KEPT_TAKEN))
+    """Kind of fault, time (``time.monotonic``), what told the request from others; oldest first."""
+
+    def add_json(self, order: Mapping[str, Any]) -> None:
+        """Order a fault as ``POST /sim/fault`` does.
+
+        Raises:
+            ValueError: Unknown kind, cut or field.
+        """
+        self.add(Fault.from_json(order))
 
     def add(self, fault: Fault) -> None:
         """Order a fault; the first one that matches is used first."""
@@ -115,13 +131,14 @@ class FaultBook:
         self.waiting.clear()
         self.health_down = False
 
-    def take(self, path: str, is_generation: bool) -> Fault | None:
-        """The fault for this request, counted."""
+    def take(self, path: str, is_generation: bool, key: str = "") -> Fault | None:
+        """The fault for this request, counted; ``key`` tells the request from others."""
         for fault in self.waiting:
             if fault.route == path or (fault.route is None and is_generation):
                 if fault.times is not None:
                     fault.times -= 1
                     if fault.times <= 0:
                         self.waiting.remove(fault)
+                self.taken.append((fault.kind, time.monotonic(), key))
                 return fault
         return None

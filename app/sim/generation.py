@@ -153,7 +153,9 @@ class Generation:
         data = json.dumps(answer, ensure_ascii=False, separators=(",", ":")).encode()
         headers = {"content-type": "application/json"}
         if fault is not None and fault.kind is FaultKind.HALF_BODY:
-            await exchange.bytes(200, data, headers, n_sent=len(data) // 2)
+            await asyncio.sleep(fault.delay_s)
+            is_closed = fault.how is not Cut.HANG
+            await exchange.bytes(200, data, headers, n_sent=len(data) // 2, is_closed=is_closed)
         elif fault is not None and fault.kind is FaultKind.CUT:
             await exchange.reset()
         else:

@@ -33,6 +33,11 @@ class PrefillEngine:
         self._bootstrapping: set[Job] = set()
         self._group: asyncio.TaskGroup | None = None
 
+    @property
+    def n_held(self) -> int:
+        """Tokens of KV cache in use."""
+        return sum(rank.n_held for rank in self.ranks)
+
     async def run(self, group: asyncio.TaskGroup) -> None:
         """Step every rank until cancelled."""
         self._group = group

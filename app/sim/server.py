@@ -11,6 +11,7 @@ from typing import Any, Self
 
 from app.clock import Clock
 from app.sim.config import Role, SimConfig
+from app.sim.control import Control
 from app.sim.counters import Counters, Seen
 from app.sim.decode import DecodeEngine
 from app.sim.faults import FaultBook
@@ -53,7 +54,7 @@ class SglangSim:
             self.counters,
             self.faults,
             ports=lambda: (self.port, self.bootstrap_port),
-            refuse_connections=self.refuse_connections,
+            control=Control(self),
             now_s=now_s,
         )
         self._listener = Listener(app, self.config.host, keep_alive_s=self.config.keep_alive_s)
@@ -141,6 +142,19 @@ class SglangSim:
     def n_rooms(self) -> int:
         """Rooms with somebody in them; 0 when nothing leaks."""
         return len(self._rendezvous.rooms)
+
+    def held(self) -> dict[str, int]:
+        """What requests occupy here; all zero when nothing leaks."""
+        return {
+            "requests": self.n_active,
+            "jobs": len(self.engine.table.jobs),
+            "rooms": self.n_rooms,
+            "tokens": self.engine.n_held,
+        }
+
+    def counted(self) -> dict[str, Any]:
+        """What it counted, and the latest requests."""
+        return self.counters.as_json()
 
     def _describe(self) -> dict[str, Any]:
         return {

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from app.clock import Clock
 from app.sim import server_info
 from app.sim.config import SimConfig
+from app.sim.control import Control
 from app.sim.counters import Counters
 from app.sim.engine import Engine
 from app.sim.faults import Fault, FaultBook, FaultKind
@@ -33,7 +34,7 @@ class SglangApp:
         counters: What is counted.
         faults: What goes wrong on command.
         ports: Its own port and its bootstrap port, known once it listens.
-        refuse_connections: Closes the listening socket.
+        control: The simulator's own routes.
         now_s: Monotonic seconds.
     """
 
@@ -45,7 +46,7 @@ class SglangApp:
         faults: FaultBook,
         *,
         ports: Callable[[], tuple[int, int]],
-        refuse_connections: Callable[[], None],
+        control: Control,
         now_s: Clock,
     ) -> None:
         self._config = config
@@ -53,7 +54,7 @@ class SglangApp:
         self._counters = counters
         self._faults = faults
         self._ports = ports
-        self._refuse_connections = refuse_connections
+        self._control = control
         self._generation = Generation(config, engine, counters, now_s)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -62,7 +63,7 @@ class SglangApp:
             return
         exchange = Exchange(scope, receive, send)
         if exchange.path.startswith("/sim/"):
-            await self._sim(exchange)
+            await self._control.serve(exchange)
             return
         key = self._config.api_key
         is_open = exchange.path in HEALTH
@@ -70,13 +71,15 @@ class SglangApp:
             await exchange.json(401, {"error": "Unauthorized"})
             return
         is_generation = exchange.path in ROUTES and exchange.method == "POST"
-        fault = self._faults.take(exchange.path, is_generation)
+        fault = self._faults.take(
+            exchange.path, is_generation, exchange.headers.get("x-request-id", "")
+        )
         if fault is not None and await self._is_spoilt(exchange, fault):
             return
         if is_generation:
             await self._generation.serve(exchange, fault)
         else:
-            await self._control(exchange)
+            await self._tell(exchange)
 
     async def _is_spoilt(self, exchange: Exchange, fault: Fault) -> bool:
         if fault.kind is FaultKind.SLOW:
@@ -109,7 +112,7 @@ class SglangApp:
             with contextlib.suppress(Malformed):
                 await self._generation.note(exchange)
 
-    async def _control(self, exchange: Exchange) -> None:
+    async def _tell(self, exchange: Exchange) -> None:
         path = exchange.path
         if path in HEALTH:
             await exchange.bytes(503 if self._faults.health_down else 200, b"")
@@ -144,26 +147,3 @@ class SglangApp:
         if rid or is_all:
             self._engine.abort(rid, is_all)
         await exchange.bytes(200, b"")
-
-    async def _sim(self, exchange: Exchange) -> None:
-        if exchange.path == "/sim/counters":
-            await exchange.json(200, self._counters.as_json())
-            return
-        if exchange.path != "/sim/fault" or exchange.method != "POST":
-            await exchange.json(404, {"detail": "Not Found"})
-            return
-        try:
-            order = json.loads(await exchange.body())
-            kind = order.get("kind")
-            if kind == "clear":
-                self._faults.clear()
-            elif kind == "health_down":
-                self._faults.health_down = bool(order.get("on", True))
-            elif kind == "refuse_connections":
-                self._refuse_connections()
-            else:
-                self._faults.add(Fault.from_json(order))
-        except (ValueError, TypeError, AttributeError) as error:
-            await exchange.json(400, {"detail": str(error)})
-            return
-        await exchange.json(200, {"ok": True})

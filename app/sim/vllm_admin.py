@@ -170,7 +170,7 @@ class VllmAdmin(VllmEngineServicer):
             await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "The worker has no tokenizer.")
         data = zip_of(folder)
         digest = hashlib.sha256(data).hexdigest()
-        if fault is VllmFaultKind.GARBAGE:
+        if fault is VllmFaultKind.WRONG_DIGEST:
             digest = hashlib.sha256(b"something else").hexdigest()
         for start in range(0, len(data), CHUNK_BYTES):
             is_last = start + CHUNK_BYTES >= len(data)

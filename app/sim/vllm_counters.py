@@ -84,3 +84,11 @@ class VllmCounters:
     def leave(self) -> None:
         """One Generate call ended."""
         self.n_active -= 1
+
+    def as_json(self) -> dict[str, int]:
+        """The body of ``GET /sim/counters``: lists by their length."""
+        counted = {}
+        for name in self.__slots__:
+            value = getattr(self, name)
+            counted[name] = value if isinstance(value, int) else len(value)
+        return counted

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import time
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
+
+from app.sim.faults import N_KEPT_TAKEN, Taken
 
 
 class VllmFaultKind(StrEnum):
@@ -33,7 +38,9 @@ class VllmFaultKind(StrEnum):
     BAD_HANDOFF = "bad_handoff"
     """Complete a prefill with ``message`` as its handoff."""
     GARBAGE = "garbage"
-    """GetTokenizer: a wrong digest."""
+    """Bytes that are no message."""
+    WRONG_DIGEST = "wrong_digest"
+    """GetTokenizer: the digest of something else."""
     SLOW = "slow"
     """Wait ``delay_s``, then go on as usual."""
 
@@ -58,6 +65,17 @@ class VllmFaultBook:
 
     waiting: list[VllmFault] = field(default_factory=list)
     health_down: bool = False
+    taken: deque[Taken] = field(default_factory=lambda: deque(maxlen=N_KEPT_TAKEN))
+    """Kind of fault, time (``time.monotonic``), what told the call from others; oldest first."""
+
+    def add_json(self, order: Mapping[str, Any]) -> None:
+        """Order a fault as ``POST /sim/fault`` does.
+
+        Raises:
+            ValueError: Unknown kind.
+            TypeError: Unknown field.
+        """
+        self.add(VllmFault(**{**order, "kind": VllmFaultKind(order.get("kind", ""))}))
 
     def add(self, fault: VllmFault) -> None:
         """Order a fault; the first one that matches is used first."""
@@ -89,13 +107,14 @@ class VllmFaultBook:
         self.waiting.clear()
         self.health_down = False
 
-    def take(self, rpc: str) -> VllmFault | None:
-        """The fault for this call, counted."""
+    def take(self, rpc: str, key: str = "") -> VllmFault | None:
+        """The fault for this call, counted; ``key`` tells the call from others."""
         for fault in self.waiting:
             if fault.rpc == rpc:
                 if fault.times is not None:
                     fault.times -= 1
                     if fault.times <= 0:
                         self.waiting.remove(fault)
+                self.taken.append((fault.kind, time.monotonic(), key))
                 return fault
         return None

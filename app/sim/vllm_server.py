@@ -21,7 +21,7 @@ from app.sim.vllm_engine import VllmEngine
 from app.sim.vllm_faults import VllmFaultBook
 from app.sim.vllm_peer import PeerListener
 from app.sim.vllm_relay import Relay
-from app.sim.vllm_servicer import VllmServicer
+from app.sim.vllm_servicer import Garbler, VllmServicer
 from app.sim.vllm_tokens import ByteTokenizer, SimTokenizer, prompt_mark
 from app.upstream.generated.health_pb2_grpc import add_HealthServicer_to_server
 from app.upstream.generated.vllm_engine_pb2_grpc import add_VllmEngineServicer_to_server
@@ -146,7 +146,7 @@ class VllmSim:
         self._end()
 
     async def _serve(self) -> None:
-        self._server = grpc.aio.server(options=OPTIONS)
+        self._server = grpc.aio.server(options=OPTIONS, interceptors=(Garbler(self.faults),))
         servicer = VllmServicer(
             self.config,
             self.engine,
@@ -218,6 +218,20 @@ class VllmSim:
     def n_active(self) -> int:
         """Generate calls that are open now."""
         return self.counters.n_active
+
+    def held(self) -> dict[str, int]:
+        """What requests occupy here; all zero when nothing leaks."""
+        return {
+            "requests": self.n_active,
+            "jobs": len(self.engine.jobs),
+            "pinned blocks": self.n_pinned_blocks,
+            "tokens": sum(rank.n_held for rank in self.engine.ranks),
+            "loads": sum(len(rank.receiving) for rank in self.engine.ranks),
+        }
+
+    def counted(self) -> dict[str, int]:
+        """What it counted."""
+        return self.counters.as_json()
 
     def mark(self, prompt_ids: list[int]) -> str:
         """What the answer to this prompt must carry."""

@@ -12,12 +12,16 @@ import grpc.aio
 from app.sim.vllm_admin import VllmAdmin
 from app.sim.vllm_checks import handoff_of, make_job
 from app.sim.vllm_counters import VllmSeen
-from app.sim.vllm_faults import VllmFault, VllmFaultKind
+from app.sim.vllm_faults import VllmFault, VllmFaultBook, VllmFaultKind
 from app.sim.vllm_frames import chunk_frame, complete_frame
 from app.sim.vllm_job import EngineCrash, RpcRefused, VllmJob
 from app.upstream.generated import vllm_engine_pb2 as pb
 
 _Context = grpc.aio.ServicerContext[Any, Any]
+N_KEY_CHARS = 200
+"""So much of a prompt's end tells its call from others."""
+NO_MESSAGE = b"\xff\xff\xff\xff\xff"
+"""Bytes that no message begins with."""
 _MIDWAY = (VllmFaultKind.BREAK, VllmFaultKind.CUT, VllmFaultKind.DIE, VllmFaultKind.STALL)
 _FINISHES = {VllmFaultKind.ERROR_FINISH: "error", VllmFaultKind.ABORT_FINISH: "abort"}
 
@@ -55,8 +59,9 @@ class VllmServicer(VllmAdmin):
         self._counters.note(VllmSeen(request, metadata), self._config.n_kept_seen)
         self._counters.enter()
         is_complete = False
+        fault = self._faults.take("Generate", request.tokenized.original_text[-N_KEY_CHARS:])
         try:
-            async for message in self._answer(request, self._faults.take("Generate")):
+            async for message in self._answer(request, fault):
                 is_complete = message.HasField("complete")
                 yield message
         except RpcRefused as refused:
@@ -159,3 +164,24 @@ async def _refuse(context: _Context, refused: RpcRefused) -> None:
     await context.abort(
         grpc.StatusCode[refused.status], refused.message, tuple(refused.trailing.items())
     )
+
+
+class Garbler(grpc.aio.ServerInterceptor):
+    """Sends bytes that are no message where a fault wants it.
+
+    Args:
+        faults: The worker's.
+    """
+
+    def __init__(self, faults: VllmFaultBook) -> None:
+        self._faults = faults
+
+    async def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
+        """Lets a call through, or spoils what it answers."""
+        found = await continuation(handler_call_details)
+        rpc = handler_call_details.method.rpartition("/")[2]
+        waiting = next((fault for fault in self._faults.waiting if fault.rpc == rpc), None)
+        if waiting is None or waiting.kind is not VllmFaultKind.GARBAGE:
+            return found
+        self._faults.take(rpc)
+        return found._replace(response_serializer=lambda _: NO_MESSAGE)

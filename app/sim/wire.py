@@ -77,14 +77,18 @@ class Exchange:
         headers: Mapping[str, str] | None = None,
         *,
         n_sent: int | None = None,
+        is_closed: bool = True,
     ) -> None:
-        """A whole answer; with ``n_sent`` only that much of its announced body."""
+        """A whole answer; with ``n_sent`` only that much of its body, and the end or silence."""
         await self.start(status, {"content-length": str(len(data)), **(headers or {})})
         if n_sent is None:
             await self.write(data, is_last=True)
             return
         await self._send({"type": "http.response.body", "body": data[:n_sent], "more_body": True})
-        await self.close()
+        if is_closed:
+            await self.close()
+        else:
+            await self.gone.wait()
 
     async def json(self, status: int, value: Any) -> None:
         """A JSON answer."""

@@ -10,7 +10,7 @@ import grpc.aio
 from app.upstream.generated import common_pb2
 from app.upstream.sglang_worker import WorkerRefused
 from app.upstream.vllm_channel import VllmChannel
-from app.upstream.vllm_control import control_failure
+from app.upstream.vllm_control import control_failure, readable
 
 BUNDLE_TIMEOUT_S = 120.0
 MAX_BUNDLE_BYTES = 200 * 1024 * 1024
@@ -39,7 +39,8 @@ async def read_bundle(
     )
     digest, n_bytes, claimed = hashlib.sha256(), 0, ""
     try:
-        async for chunk in call:
+        async for message in call:
+            chunk = readable(message)
             n_bytes += len(chunk.data)
             if n_bytes > max_bytes:
                 raise WorkerRefused(f"The tokenizer files are over {max_bytes} bytes.")

@@ -20,6 +20,7 @@ from app.upstream.failures import (
 )
 from app.upstream.generated import vllm_engine_pb2 as pb
 from app.upstream.vllm_channel import VllmChannel
+from app.upstream.vllm_control import readable
 from app.upstream.vllm_messages import from_wire
 from app.upstream.vllm_open_calls import OpenCalls
 from app.upstream.vllm_silence import SilenceClock
@@ -169,7 +170,7 @@ class VllmCall:
                 self._is_over = True
                 break
             self.n_messages += 1
-            said = from_wire(message)
+            said = from_wire(readable(message))
             if said is not None:
                 if type(said) is Complete:
                     self._is_complete = True

@@ -21,11 +21,14 @@ for 128k tokens with 20 of them each."""
 
 _GENERATE = "/vllm.grpc.engine.VllmEngine/Generate"
 
-# The engine's server allows a ping every 10 s, with no call open too. Windows follow the measured
-# bandwidth, so that a worker cannot run far ahead of a slow client.
+# The engine's server allows a ping every 10 s, with no call open too. A peer that went without a
+# word is found within 20 s; until then every call would go to it. Without a limit for every ping
+# it took 60 s: a bandwidth probe was on its way, and the keepalive waits for that one's answer.
+# Windows follow the measured bandwidth, so that a worker cannot run far ahead of a slow client.
 OPTIONS: Final[tuple[tuple[str, Any], ...]] = (
-    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.http2.ping_timeout_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.http2.bdp_probe", 1),

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import grpc
 import grpc.aio
 
-from app.upstream.failures import ConnectFailed, SilenceTimeout, UpstreamError
+from app.upstream.failures import BrokenResponse, ConnectFailed, SilenceTimeout, UpstreamError
 from app.upstream.vllm_channel import VllmChannel
 
 _Answer = TypeVar("_Answer")
@@ -34,12 +34,12 @@ async def ask(
     Raises:
         ConnectFailed: Nobody there.
         SilenceTimeout: No answer in time.
-        BrokenResponse: The connection was lost.
+        BrokenResponse: The connection was lost, or the answer cannot be read.
         RpcFailed: An error status.
     """
     channel.look()
     try:
-        return await rpc(request, timeout=timeout_s, metadata=metadata)
+        answer = await rpc(request, timeout=timeout_s, metadata=metadata)
     except grpc.aio.AioRpcError as exc:
         raise control_failure(channel, exc, timeout_s) from None
     except asyncio.CancelledError:
@@ -50,6 +50,18 @@ async def ask(
         raise ConnectFailed("The connection to the worker was closed.") from None
     finally:
         channel.look()
+    return readable(answer)
+
+
+def readable(message: _Answer | None) -> _Answer:
+    """Returns a message; grpcio gives ``None`` for one that it could not read.
+
+    Raises:
+        BrokenResponse: It is such a one.
+    """
+    if message is None:
+        raise BrokenResponse("The worker sent a message that cannot be read.")
+    return message
 
 
 def control_failure(

@@ -81,7 +81,7 @@ async def test_path_of_the_worker(stack: AsyncExitStack, model: Path) -> None:
 @pytest.mark.parametrize(
     "fault",
     [
-        VllmFault(kind=VllmFaultKind.GARBAGE, rpc="GetTokenizer", times=None),
+        VllmFault(kind=VllmFaultKind.WRONG_DIGEST, rpc="GetTokenizer", times=None),
         VllmFault(kind=VllmFaultKind.REFUSE, rpc="GetTokenizer", times=None),
         None,
     ],
@@ -117,7 +117,7 @@ async def test_tokenizer_comes_later(
     """After the time that Retry-After named, the next request tries again."""
     monkeypatch.setattr("app.dispatch.model_texts.RETRY_AFTER_S", 0)
     fleet = await bundled(stack, model)
-    fleet.decode.faults.add(VllmFault(kind=VllmFaultKind.GARBAGE, rpc="GetTokenizer"))
+    fleet.decode.faults.add(VllmFault(kind=VllmFaultKind.WRONG_DIGEST, rpc="GetTokenizer"))
     assert (await fleet.ask(CHAT, body_of(CHAT))).status == 503
     assert (await fleet.ask(CHAT, body_of(CHAT))).status == 200
 

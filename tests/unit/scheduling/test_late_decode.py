@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from app.clock import Clock
 from app.errors import NoPairAvailable
 from app.policies.round_robin import RoundRobin
 from app.protocol.facts import peek
@@ -24,11 +25,9 @@ NONE: frozenset[str] = frozenset()
 class Fleet:
     """A registry and a scheduler whose policies take turns."""
 
-    def __init__(self) -> None:
-        self.registry = Registry(now_s=lambda: 0.0)
-        self.scheduler = LocalScheduler(
-            self.registry, RoundRobin(), RoundRobin(), now_s=lambda: 0.0
-        )
+    def __init__(self, now_s: Clock = lambda: 0.0) -> None:
+        self.registry = Registry(now_s=now_s)
+        self.scheduler = LocalScheduler(self.registry, RoundRobin(), RoundRobin(), now_s=now_s)
 
     def add(self, name: str, role: Role, *, label: str = "", dp_size: int = 1) -> Worker:
         """Add a ready worker of model m."""
@@ -115,12 +114,7 @@ async def test_ended_grant_takes_no_lease(fleet: Fleet) -> None:
 async def test_trial_is_counted(fleet: Fleet) -> None:
     """A decode worker whose breaker is half open gets as many trials as it may."""
     clock = [0.0]
-    registry = Registry(now_s=lambda: clock[0])
-    late = Fleet()
-    late.registry, late.scheduler = (
-        registry,
-        LocalScheduler(registry, RoundRobin(), RoundRobin(), now_s=lambda: clock[0]),
-    )
+    late = Fleet(lambda: clock[0])
     late.add("p", Role.PREFILL)
     one = late.add("d0", Role.DECODE)
     grants = [await late.ask() for _ in range(4)]
@@ -133,6 +127,38 @@ async def test_trial_is_counted(fleet: Fleet) -> None:
         assert grant.pair.decode is other
     with pytest.raises(NoPairAvailable):
         late.scheduler.rebind_decode(grants[3], frozenset({one.id}))
+
+
+async def test_trial_is_not_refused_by_itself() -> None:
+    """A request that is a half-open worker's only trial stays there, beside a well one too."""
+    clock = [0.0]
+    fleet = Fleet(lambda: clock[0])
+    fleet.add("p", Role.PREFILL)
+    one = fleet.add("d0", Role.DECODE)
+    for _ in range(10):
+        one.breaker.record_failure()
+    clock[0] = 60.0
+    grants = [await fleet.ask() for _ in range(3)]
+    assert not one.breaker.allows()
+    fleet.scheduler.rebind_decode(grants[0], NONE)
+    fleet.add("d1", Role.DECODE)
+    fleet.scheduler.rebind_decode(grants[1], NONE)
+    assert [grant.pair.decode for grant in grants] == [one] * 3
+    assert one.n_leases == 3
+
+
+async def test_draining_one_keeps_what_it_has(fleet: Fleet) -> None:
+    """With no other decode worker the request goes on, as it began before the drain."""
+    one = fleet.add("d0", Role.DECODE)
+    grant = await fleet.ask()
+    fleet.registry.set_state(one, State.DRAINING)
+    fleet.scheduler.rebind_decode(grant, NONE)
+    assert (grant.pair.decode, one.n_leases) == (one, 1)
+    with pytest.raises(NoPairAvailable):
+        fleet.scheduler.rebind_decode(grant, frozenset({one.id}))
+    fleet.registry.remove(one.id)
+    with pytest.raises(NoPairAvailable):
+        fleet.scheduler.rebind_decode(grant, NONE)
 
 
 async def test_only_partners(fleet: Fleet) -> None:

@@ -317,7 +317,7 @@ async def drain(pieces: AsyncIterator[bytes]) -> None:
 async def test_tokenizer_bundle_with_a_wrong_digest(folder: Path) -> None:
     """Found out at the end."""
     async with sim(tokenizer_folder=folder) as (engine, worker):
-        engine.faults.add(VllmFault(kind=VllmFaultKind.GARBAGE, rpc="GetTokenizer"))
+        engine.faults.add(VllmFault(kind=VllmFaultKind.WRONG_DIGEST, rpc="GetTokenizer"))
         with pytest.raises(WorkerRefused, match="digest"):
             await drain(worker.tokenizer_bundle())
 
