@@ -7,7 +7,7 @@ ENGINE ?= sglang
 CONNECTOR ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install run demo test lint fmt types imports check bench soak-streams bench-overload test-engines \
+.PHONY: help install run demo test lint fmt types imports check bench bench-routing soak-streams bench-overload test-engines \
         pages protos clean
 
 help: ## Show this list
@@ -49,6 +49,9 @@ check: lint types imports test ## Everything that must pass: lint types imports 
 
 bench: $(INSTALLED) ## CPU, latency and memory; SMG=python of smg's environment compares with SMG
 	SMG="$(SMG)" $(BIN)/python tests/bench/run.py $(ARGS)
+
+bench-routing: $(INSTALLED) ## Time to first token by router, in real time: make bench-routing TRACE=FILE SMG=python
+	SMG="$(SMG)" PYTHONPATH=. $(BIN)/python tests/bench/routing.py $(TRACE) $(ARGS)
 
 soak-streams: $(INSTALLED) ## 500 streams of 20 events/s for a minute
 	$(BIN)/python tests/bench/streams.py $(ARGS)

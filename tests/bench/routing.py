@@ -19,7 +19,6 @@ import contextlib
 import json
 import random
 import socket
-import statistics
 import subprocess
 import sys
 import time
@@ -28,7 +27,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from children import ENVIRONMENT, REPOSITORY, Bench, BenchFailed, free_port
-from traces import Row, prompt, read_trace
+from traces import prompt
+
+from app.twin.report import HEADING, Figures
+from app.twin.trace import Row, read_trace
 
 SHRINK = 4
 _BODY_END_S = 600.0
@@ -49,37 +51,6 @@ ROUTERS = (
     Router("least_load", ("--policy", "least_load")),
     Router("smg cache_aware", ("--policy", "cache_aware"), is_smg=True),
     Router("smg power_of_two", ("--policy", "power_of_two"), is_smg=True),
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Figures:
-    """What one run showed, in seconds of the fleet."""
-
-    ttft_s: list[float]
-    busy_s: float
-    hit_rate: float
-    n_failed: int
-
-    def line(self) -> str:
-        """Mean, median, p90, p99, longest; shares; prefill busy; hit rate."""
-        times = sorted(self.ttft_s)
-        n = len(times)
-
-        def at(share: float) -> float:
-            return times[min(n - 1, int(share * n))]
-
-        within = "/".join(f"{sum(t <= s for t in times) / n:.2f}" for s in (1, 5, 10))
-        return (
-            f"{statistics.fmean(times):7.2f} {at(0.5):7.2f} {at(0.9):7.2f} {at(0.99):7.2f} "
-            f"{times[-1]:7.2f}  {within:>14} {self.busy_s:8.0f} {self.hit_rate:6.3f} "
-            f"{self.n_failed:5d}"
-        )
-
-
-HEADING = (
-    f"{'router':<18} {'mean':>7} {'p50':>7} {'p90':>7} {'p99':>7} {'max':>7}  "
-    f"{'within 1/5/10':>14} {'busy s':>8} {'hits':>6} {'lost':>5}"
 )
 
 
@@ -230,7 +201,8 @@ def _run(router: Router, rows: list[Row], texts: list[str], asked: argparse.Name
     times = [time_s for time_s in found if time_s is not None]
     if not times:
         raise BenchFailed(f"{router.name} answered nothing")
-    return Figures(times, busy_s - busy_before_s, 1 - n_computed / n_all, len(rows) - len(times))
+    n_lost = len(rows) - len(times)
+    return Figures(times, busy_s - busy_before_s, 1 - n_computed / n_all, None, n_lost)
 
 
 def main() -> int:
@@ -248,7 +220,7 @@ def main() -> int:
         for _ in range(asked.rounds):
             for router in routers:
                 figures = _run(router, rows, texts, asked)
-                print(f"{router.name:<18} {figures.line()}", flush=True)
+                print(figures.line(router.name), flush=True)
     except BenchFailed as failure:
         print(f"bench: {failure}", file=sys.stderr)
         return 2
