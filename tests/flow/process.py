@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import resource
 import signal
 import socket
 import ssl
@@ -127,13 +128,14 @@ def pair_flags(prefill: Any, decode: Any, *flags: str) -> list[str]:
 
 @asynccontextmanager
 async def running(
-    flags: Sequence[str], *, ready: str = "/readiness"
+    flags: Sequence[str], *, ready: str = "/readiness", files: tuple[int, int] | None = None
 ) -> AsyncIterator[GatewayProcess]:
     """Runs a gateway; it is killed at the end if it still is there.
 
     Args:
         flags: Its command line, without address and logging.
         ready: The path that answers 200 once the test may begin; none: it listens.
+        files: Soft and hard limit of its open files.
     """
     port = free_port()
     child = await asyncio.create_subprocess_exec(
@@ -141,6 +143,7 @@ async def running(
         *("--log-json", *flags),
         cwd=ROOT,
         stderr=asyncio.subprocess.PIPE,
+        preexec_fn=files and (lambda: resource.setrlimit(resource.RLIMIT_NOFILE, files)),
     )
     gateway = GatewayProcess(child, port)
     async with asyncio.TaskGroup() as group:

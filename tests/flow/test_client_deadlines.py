@@ -1,6 +1,6 @@
 """Clients that take their time: each kind of waiting for them has an end, and only its own.
 
-A real gateway with short limits: 1 s for a head, 2 s of idling, 0.8 s between pieces of a body.
+A real gateway with short limits: 1 s for a head, 3 s of idling, 1.5 s between pieces of a body.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tests.flow.fleet import CHAT
 from tests.flow.process import GatewayProcess, running
 from tests.flow.raw_client import RawClient, head_of
 
-HEAD_S, IDLE_S, BODY_S = 1.0, 2.0, 0.8
+HEAD_S, IDLE_S, BODY_S = 1.0, 3.0, 1.5
 FLAGS = [
     *("--header-read-timeout-secs", str(HEAD_S)),
     *("--idle-connection-timeout-secs", str(IDLE_S)),
@@ -143,7 +143,7 @@ async def slow_body(gateway: GatewayProcess) -> None:
 async def steady_body(gateway: GatewayProcess) -> None:
     """More than the least speed is served, however long it takes."""
     body = json.dumps({"model": "m", "messages": [{"role": "user", "content": "x" * 9000}]})
-    n_pieces, every_s = 8, BODY_S / 2
+    n_pieces, every_s = 14, BODY_S / 6
     assert len(body) / (n_pieces * every_s) > 2 * MIN_BODY_BYTES_PER_S
     step = len(body) // n_pieces + 1
     async with gateway.connected() as client:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -77,8 +78,9 @@ async def test_silence_between_events(stack: AsyncExitStack) -> None:
         got += await client.until(COMMENT)
         speaker.words.put_nowait(b"data: [DONE]\n\n")
         got += await client.rest()
-    done = b"data: [DONE]\n\n"
-    assert chunks(got) == event + 2 * COMMENT + event + COMMENT + done
+    # A busy machine may leave time for more of them.
+    some, one = b"(%b)+" % re.escape(COMMENT), re.escape(event)
+    assert re.fullmatch(one + some + one + some + rb"data: \[DONE\]\n\n", chunks(got))
 
 
 async def test_talking_streams_get_none(stack: AsyncExitStack) -> None:
@@ -124,7 +126,9 @@ async def test_early_comments(stack: AsyncExitStack, ending: str) -> None:
     head = got.partition(b"\r\n\r\n")[0]
     assert head.startswith(b"HTTP/1.1 200 ")
     assert b"content-type: text/event-stream" in head
-    rest = chunks(got).removeprefix(2 * COMMENT)
+    rest = chunks(got)
+    assert rest.startswith(2 * COMMENT)
+    rest = rest.replace(COMMENT, b"")
     if ending == "done":
         assert rest == done
     else:
