@@ -25,6 +25,10 @@ class EngineCrash(Exception):
     """An assertion of the engine: the process dies."""
 
 
+class LoadFailure(Exception):
+    """No KV came."""
+
+
 @dataclass(slots=True, eq=False, kw_only=True)
 class VllmJob:
     """What was asked, what came out so far, how it ended. ``bell`` rings at every change."""

@@ -80,7 +80,7 @@ class VllmServicer(VllmAdmin):
         try:
             job = make_job(request, kv, self._config, self._tokenizer)
         except RpcRefused:
-            self._engine.refused(request.request_id, kv)
+            self._engine.unread(request.request_id, kv)
             raise
         if fault is not None and fault.kind in _FINISHES:
             # As after a failed load: prefill is told nothing.
@@ -102,6 +102,8 @@ class VllmServicer(VllmAdmin):
         finally:
             if not job.is_over:
                 self._engine.drop(job)
+                if not n_messages:
+                    self._engine.unread(request.request_id, kv)
 
     async def _frames(
         self, job: VllmJob, fault: VllmFault | None
