@@ -222,7 +222,7 @@ class Connector:
                 order = {"op": "release", "keys": [kv["remote_request_id"]]}
                 await ask_peer(kv["remote_host"], kv["remote_port"], order)
             else:
-                await self._receiver.fetch(job, 0, 0.0)
+                await self._receiver.let_go(job)
         except (OSError, KeyError, LoadFailure):
             # Prefill is gone or was never named: its blocks wait for the end of their lease.
             return

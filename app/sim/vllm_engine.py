@@ -44,6 +44,8 @@ class VllmEngine:
             for number in range(config.dp_size)
         ]
         self.jobs: dict[str, list[VllmJob]] = {}
+        self.number = 0
+        """Another one for each process that it stands for."""
         self._config = config
         self._counters = counters
         self._tokenizer = tokenizer
@@ -146,6 +148,7 @@ class VllmEngine:
         task.add_done_callback(self._tasks.discard)
 
     def _new_identity(self) -> None:
+        self.number += 1
         self.connector.engine_id = self._config.engine_id or str(uuid.uuid4())
 
     def _least_loaded(self) -> int:

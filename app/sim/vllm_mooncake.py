@@ -103,13 +103,29 @@ class MooncakeReceiver:
     def __init__(self, config: VllmConfig) -> None:
         self._config = config
         self._places: dict[str, tuple[str, int]] = {}
+        self._let_go: set[str] = set()
 
     def clear(self) -> None:
         """Forget everything, as a new process would."""
         self._places.clear()
 
+    async def let_go(self, job: VllmJob) -> None:
+        """Have prefill free a job's blocks: an ask for none of them. Raises as ``fetch`` does.
+
+        The engine and the servicer may both want it of a cancelled request; what comes up in one
+        step is one message.
+        """
+        transfer_id = job.kv["transfer_id"]
+        if transfer_id in self._let_go:
+            return
+        self._let_go.add(transfer_id)
+        try:
+            await self.fetch(job, 0, 0.0)
+        finally:
+            self._let_go.discard(transfer_id)
+
     async def fetch(self, job: VllmJob, n_tokens: int, transfer_s: float) -> dict[str, Any]:
-        """Ask prefill for a job's blocks; with ``n_tokens`` 0 only have it free them.
+        """Ask prefill for a job's blocks.
 
         Returns:
             What prefill answered.

@@ -37,6 +37,7 @@ async def ask(
         BrokenResponse: The connection was lost.
         RpcFailed: An error status.
     """
+    channel.check()
     channel.look()
     try:
         return await rpc(request, timeout=timeout_s, metadata=metadata)
