@@ -33,7 +33,11 @@ _CONNECTORS = ("nixl", "mooncake")
 # The pace of a small model: the words of a streamed answer are seen coming.
 _PACE: Mapping[str, Any] = {"prefill_tokens_per_s": 20_000.0, "lead_s": 0.02, "decode_step_s": 0.03}
 # Those of real workers; the simulator's own are short, for tests of failures.
-_LEASES: Mapping[str, Any] = {"lease_s": 30.0, "mooncake_abort_s": 480.0}
+_LEASES: Mapping[str, Any] = {
+    "lease_s": 30.0,
+    "mooncake_abort_s": 480.0,
+    "mooncake_grace_s": 60.0,
+}
 
 _CURL = """\
 curl {url}/v1/chat/completions -H "Content-Type: application/json" \\

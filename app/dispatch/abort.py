@@ -8,11 +8,11 @@ up does not wait for that: the reaper's own task group does, bounded in time and
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, Protocol, TypeVar
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any, TypeVar
 
 from app.errors import ShuttingDown
-from app.protocol.engine import Complete, EngineRequest
+from app.protocol.engine import EngineRequest
 from app.upstream.clients import WorkerClients
 from app.upstream.failures import UpstreamError
 from app.upstream.http1 import Exchange
@@ -20,21 +20,12 @@ from app.workers.worker import Worker
 
 MAX_PENDING = 4096
 ABORT_TIMEOUT_S = 2.0
-ABANDON_TIMEOUT_S = 1.0
+MAX_RELEASERS = 3
+"""Decode workers that are tried in turn to have blocks freed."""
 DRAIN_TIMEOUT_S = 60.0
 MAX_DRAIN_BYTES = 64 * 1024 * 1024
 
 T = TypeVar("T")
-
-
-class EndingLeg(Protocol):
-    """A leg on a vLLM worker that may be ended."""
-
-    async def abort(self) -> None:
-        """Has its engine end it."""
-
-    def cancel(self) -> None:
-        """Ends its call."""
 
 
 class LegReaper:
@@ -83,13 +74,17 @@ class LegReaper:
             return
         self._start(self._read_to_end(exchange), exchange.close)
 
-    def release_blocks(self, worker: Worker, request: EngineRequest) -> None:
+    def release_blocks(self, workers: Sequence[Worker], request: EngineRequest) -> None:
         """Has KV blocks freed that a finished prefill holds and that nobody will read.
 
         There is no call for that; but a decode leg that ends before its first token makes the
         engine tell the prefill worker (vLLM 0.32). If it cannot be sent, the blocks' lease ends.
+
+        Args:
+            workers: Decode workers; the first that can be reached gets it.
+            request: The decode leg, with the handoff and for any rank.
         """
-        self._start(self._release(worker, request), _nothing)
+        self._start(self._release(workers, request), _nothing)
 
     def adopt(self, opening: Coroutine[Any, Any, T]) -> asyncio.Task[T | Exception]:
         """Runs the begin of a leg in a task that does not end with its request.
@@ -107,37 +102,20 @@ class LegReaper:
             raise ShuttingDown("The gateway is ending; ask again.", retry_after_s=1)
         return self._group.create_task(_outcome(opening))
 
-    def leave(self, opening: asyncio.Task[Any], cancel: Callable[[], None], wait_s: float) -> None:
-        """Cancels a leg that is to read a handoff, once its engine knows of it.
-
-        A cancel that comes at once overtakes the engine's handler (measured on loopback: 84 of
-        100): then nobody tells prefill that its blocks will not be read.
-
-        Args:
-            opening: The leg's begin, adopted here.
-            cancel: Cancels the leg.
-            wait_s: Longest wait for its first message.
-        """
-        self._start(self._leave(opening, cancel, wait_s), cancel)
-
-    def abandon(
+    def leave(
         self,
-        leg: EndingLeg,
-        running: asyncio.Task[Complete | Exception],
-        release: Callable[[Complete], None],
+        opening: asyncio.Task[Any],
+        cancel: Callable[[], None],
+        end: Callable[[], Awaitable[object]],
     ) -> None:
-        """Ends a prefill that nobody waits for, and has its blocks freed if it has just ended.
-
-        A cancelled call would throw its last message away, and with it the handoff that names
-        the blocks: they would stay pinned until their lease ends (30 s in vLLM 0.32). So the
-        engine is told to abort it, and the call is read to its end.
+        """Ends a leg on a vLLM worker whose request has left.
 
         Args:
-            leg: The leg.
-            running: Its end, adopted here.
-            release: Has blocks freed, given the leg's last message.
+            opening: Reads the leg, adopted here.
+            cancel: Cancels its call.
+            end: Has the engine end it, see :meth:`app.upstream.vllm_worker.VllmWorker.end`.
         """
-        self._start(self._abandon(leg, running, release), leg.cancel)
+        self._start(self._leave(opening, cancel, end), cancel)
 
     def _start(self, ending: Coroutine[Any, Any, None], close: Callable[[], None]) -> None:
         if self._group is None or self.n_pending >= MAX_PENDING:
@@ -147,44 +125,26 @@ class LegReaper:
         self.n_pending += 1
         self._group.create_task(ending)
 
-    async def _release(self, worker: Worker, request: EngineRequest) -> None:
+    async def _release(self, workers: Sequence[Worker], request: EngineRequest) -> None:
         try:
-            await self._clients.vllm(worker).release(request)
-        except UpstreamError:
-            # The lease frees them, later.
-            pass
+            for worker in workers[:MAX_RELEASERS]:
+                if await self._clients.vllm(worker).release(request):
+                    return
         finally:
             self.n_pending -= 1
 
     async def _leave(
-        self, opening: asyncio.Task[Any], cancel: Callable[[], None], wait_s: float
+        self,
+        opening: asyncio.Task[Any],
+        cancel: Callable[[], None],
+        end: Callable[[], Awaitable[object]],
     ) -> None:
         try:
-            await asyncio.wait({opening}, timeout=wait_s)
+            await end()
         finally:
             cancel()
             opening.cancel()
             self.n_pending -= 1
-
-    async def _abandon(
-        self,
-        leg: EndingLeg,
-        running: asyncio.Task[Complete | Exception],
-        release: Callable[[Complete], None],
-    ) -> None:
-        try:
-            async with asyncio.timeout(ABANDON_TIMEOUT_S):
-                if not running.done():
-                    await leg.abort()
-                await asyncio.wait({running})
-        except TimeoutError:
-            # Cancelling the call is the second way to the same end.
-            pass
-        finally:
-            leg.cancel()
-            self.n_pending -= 1
-        if running.done() and isinstance(complete := running.result(), Complete):
-            release(complete)
 
     async def _abort(self, worker: Worker, rids: Sequence[str], exchange: Exchange) -> None:
         try:

@@ -84,7 +84,13 @@ class Blame:
         error.is_counted = True
         return error
 
-    def succeeded(self, pair: Pair, late_failure: WorkerError | None = None) -> None:
+    def succeeded(
+        self,
+        pair: Pair,
+        late_failure: WorkerError | None = None,
+        *,
+        has_asked_prefill: bool = True,
+    ) -> None:
         """Decode did its work, and so, as far as the request goes, did prefill.
 
         Args:
@@ -92,8 +98,11 @@ class Blame:
             late_failure: Prefill's failure after the KV cache had arrived. It cost nobody
                 anything, so it is not charged; it is no success either, and a reason to ask the
                 worker how it is.
+            has_asked_prefill: Without, nothing was learned of prefill.
         """
         self._credit(pair.decode, pair.decode_trial)
+        if not has_asked_prefill:
+            return
         if late_failure is None:
             self._credit(pair.prefill, pair.prefill_trial)
             return

@@ -52,8 +52,7 @@ class TransferPlan:
         transfer: The carrier.
         why_none: For ``NONE``: a snake_case word for counters, such as ``no_connector``.
         prefill_json: What the prefill leg is told, if anything.
-        decode_json: What the decode leg is told, where that is known beforehand (Mooncake), so
-            that both legs may start together.
+        decode_json: What the decode leg is told, where that is known beforehand (Mooncake).
     """
 
     transfer: Transfer
@@ -157,7 +156,7 @@ def harvest(plan: TransferPlan, text: str | None) -> Handoff:
     never passed on. Unknown members are: they grow with every version.
     """
     if plan.transfer is Transfer.MOONCAKE:
-        return Handoff(plan.decode_json)
+        return Handoff(plan.decode_json, is_pull=True)
     if text is None:
         return Handoff(None, "the prefill worker returned no handoff")
     try:

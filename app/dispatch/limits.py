@@ -14,8 +14,7 @@ class LegLimits:
 
     Attributes:
         prefill_s: From prefill's dispatch to its end, its wait at the worker included.
-        first_token_s: From prefill's end (vLLM, NIXL: from decode's dispatch) to decode's first
-            token.
+        first_token_s: From prefill's end (vLLM: from decode's dispatch) to decode's first token.
         gap_s: Longest silence of a stream after that.
         whole_s: Longest silence of a decode leg that answers in one piece: all of its work.
     """

@@ -52,6 +52,10 @@ class Attempt(Protocol):
     def awaited_leg(self) -> Leg:
         """The leg whose word is awaited, as far as anybody can tell."""
 
+    @property
+    def has_asked_prefill(self) -> bool:
+        """Prefill was given something to do."""
+
     async def start(self, legs: asyncio.TaskGroup) -> Reply:
         """Starts the legs; returns once the first bytes are worth relaying."""
 
@@ -192,7 +196,11 @@ class PDRouter:
                             error, attempt, grant, prepared, attempts
                         ) from error
                     outcome = Outcome.OK
-                    self._blame.succeeded(grant.pair, attempt.late_failure)
+                    self._blame.succeeded(
+                        grant.pair,
+                        attempt.late_failure,
+                        has_asked_prefill=attempt.has_asked_prefill,
+                    )
                     return
                 finally:
                     if reply is not None and reply.close is not None:

@@ -53,6 +53,11 @@ class SglangAttempt:
         legs = {call.awaited_leg for call in self._calls}
         return "prefill" if "prefill" in legs else "decode"
 
+    @property
+    def has_asked_prefill(self) -> bool:
+        """Both legs are always sent."""
+        return True
+
     async def start(self, legs: asyncio.TaskGroup) -> Reply:
         """Starts the legs and waits for the first events, or for the whole answer.
 

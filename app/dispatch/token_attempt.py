@@ -55,8 +55,13 @@ class TokenAttempt:
 
     @property
     def late_failure(self) -> WorkerError | None:
-        """A failure of prefill that came after decode had the KV cache."""
-        return next((call.late_failure for call in self._calls if call.late_failure), None)
+        """None: prefill has ended before decode begins."""
+        return None
+
+    @property
+    def has_asked_prefill(self) -> bool:
+        """Decode did not compute the prompt alone from the start."""
+        return any(call.has_asked_prefill for call in self._calls)
 
     @property
     def has_prefilled(self) -> bool:

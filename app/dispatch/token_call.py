@@ -1,8 +1,9 @@
 """One generation on a vLLM pair: prefill to its end, then decode with the handoff.
 
-With Mooncake, whose handoff is known beforehand, both legs start together. A handoff is read
-once: it goes to another decode worker only where the first one provably left it alone (it was
-never reached, or it failed to load the blocks), and only while half of the lease lasts.
+A handoff is read once: it goes to another decode worker only where the first one provably left it
+alone (it was never reached, or it failed to load the blocks), and only while half of the lease
+lasts. With Mooncake decode could be sent beside prefill, but it would keep room for blocks of a
+prefill that fails, for minutes and whatever becomes of the request.
 
 Source: vLLM 0.32 (leases, connectors), servicer 0.14.1 (frames).
 """
@@ -10,21 +11,20 @@ Source: vLLM 0.32 (leases, connectors), servicer 0.14.1 (frames).
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
 from app.dispatch.kv_transfer import Transfer
 from app.dispatch.retry import Attempts
 from app.dispatch.token_handoff import HeldHandoff
 from app.dispatch.token_leg import Frames, TokenLeg, TokenTools, refresh
 from app.dispatch.token_legs import TokenLegs
-from app.errors import LegTimedOut, NoPairAvailable, WorkerError
+from app.errors import NoPairAvailable, WorkerError
 from app.protocol.engine import Chunk, Complete, EngineRequest
 from app.scheduling.scheduler import Grant
 
 SETTLE_S = 1.0
-RELEASE_S = 0.25
-"""By then a decode leg that was sent has reached its engine's queue."""
-PREFILL_END_S = 60.0
-"""So long a prefill that nobody waits for may go on for the sake of decode's blocks."""
+LOOK_S = 5.0
+"""How often prefill is looked after while Mooncake's decode is silent."""
 
 
 class TokenCall:
@@ -40,7 +40,6 @@ class TokenCall:
     Attributes:
         prefill_ended: Set when prefill is done, has failed or was left out.
         n_cached_by_prefill: Prompt tokens that prefill found in its cache; ``None`` until known.
-        late_failure: What went wrong with prefill after decode had the KV cache.
     """
 
     def __init__(
@@ -62,15 +61,17 @@ class TokenCall:
         self._decode: TokenLeg | None = None
         self._opening: asyncio.Task[Frames | Exception] | None = None
         self._held = HeldHandoff(tools)
-        self._prefill_error: WorkerError | None = None
         self._prefilling: asyncio.Task[Complete | Exception] | None = None
-        self._follower: asyncio.Task[Exception | None] | None = None
         self._tried: frozenset[str] = frozenset()
         self._is_rerun = False
         self._is_finished = False
         self.prefill_ended = asyncio.Event()
         self.n_cached_by_prefill: int | None = None
-        self.late_failure: WorkerError | None = None
+
+    @property
+    def has_asked_prefill(self) -> bool:
+        """Prefill had a part in it."""
+        return self._prefill is not None
 
     @property
     def is_sent(self) -> bool:
@@ -96,8 +97,6 @@ class TokenCall:
             # Its handoff names prefill's engine, which is another one after a restart.
             await refresh("prefill", self._grant.pair.prefill, self._tools)
             legs.plan_anew()
-        if legs.plan.transfer is Transfer.MOONCAKE:
-            return await self._start_both()
         if legs.plan.transfer is Transfer.NONE:
             self._go_without(legs.plan.why_none, "the prefill worker has no KV connector")
         else:
@@ -136,36 +135,36 @@ class TokenCall:
             return
         self._is_finished = True
         if self._prefill is not None:
-            self._finish_prefill(self._prefill)
+            self._leave_prefill(self._prefill)
         decode, opening = self._decode, self._opening
         if decode is None:
             self._legs.release(self._held)
         elif opening is not None and not opening.done():
-            wait_s = RELEASE_S - (self._tools.now_s() - decode.sent_s)
-            self._tools.reaper.leave(opening, decode.cancel, max(0.0, wait_s))
+            self._tools.reaper.leave(opening, decode.cancel, partial(decode.end, opening))
         else:
             decode.cancel()
             if not decode.is_sent:
                 self._legs.release(self._held)
 
-    def _finish_prefill(self, leg: TokenLeg) -> None:
-        follower, opening = self._follower, self._opening
-        if follower and opening and not opening.done() and not self._prefill_error:
-            # Decode has asked for blocks. If they never come, Mooncake keeps the room for them
-            # 480 s, even for a request that is aborted (vLLM 0.32).
-            self._tools.reaper.leave(follower, leg.cancel, PREFILL_END_S)
+    def _leave_prefill(self, leg: TokenLeg) -> None:
+        running = self._prefilling
+        if running is not None and not running.done():
+            end = partial(self._give_prefill_up, leg, running)
+            self._tools.reaper.leave(running, leg.cancel, end)
             return
-        if follower:
-            follower.cancel()
-        if self._prefilling is None:
-            leg.cancel()
-        else:
-            # An aborted prefill keeps nothing for decode; one that has just ended does.
-            self._tools.reaper.abandon(leg, self._prefilling, self._release_late)
+        leg.cancel()
+        if running is not None and isinstance(complete := running.result(), Complete):
+            # It ended just as the request did.
+            self._held.take(self._legs.plan, complete)
 
-    def _release_late(self, complete: Complete) -> None:
-        self._held.take(self._legs.plan, complete)
-        self._legs.release(self._held)
+    async def _give_prefill_up(
+        self, leg: TokenLeg, running: asyncio.Task[Complete | Exception]
+    ) -> None:
+        """Aborts a prefill; a cancel would not tell if it had ended, and kept its blocks."""
+        await leg.end(running)
+        if running.done() and isinstance(complete := running.result(), Complete):
+            self._held.take(self._legs.plan, complete)
+            self._legs.release(self._held)
 
     def _started(self) -> TokenLeg:
         if self._decode is None:
@@ -177,8 +176,8 @@ class TokenCall:
         leg = self._prefill = self._legs.prefill()
         await leg.connect()
         running = self._prefilling = self._tools.reaper.adopt(leg.run())
-        complete = await asyncio.shield(running)
-        self._prefilling = None
+        await asyncio.wait({running})
+        complete, self._prefilling = running.result(), None
         if isinstance(complete, Exception):
             raise complete
         self.n_cached_by_prefill = complete.n_cached_tokens
@@ -227,13 +226,31 @@ class TokenCall:
 
     async def _first_frames(self, leg: TokenLeg) -> Frames:
         opening = self._opening = self._tools.reaper.adopt(leg.open())
-        result = await asyncio.shield(opening)
-        if self._prefill_error is not None:
-            # Decode was ended for it, maybe just as it began to speak.
-            raise self._prefill_error
+        if leg.is_timed:
+            await asyncio.wait({opening})
+        else:
+            await self._watch(leg, opening)
+        result = opening.result()
         if isinstance(result, Exception):
-            raise self._cause_of(result)
+            raise result
         return result
+
+    async def _watch(self, leg: TokenLeg, opening: asyncio.Task[Frames | Exception]) -> None:
+        """Waits for a decode leg that is not to be cancelled before it speaks (Mooncake).
+
+        Raises:
+            LegTimedOut: It is silent for too long.
+            LegBroken: Prefill is gone, of which vLLM 0.32 tells decode nothing: it waits 540 s.
+        """
+        now_s = self._tools.now_s
+        until_s = now_s() + leg.first_s
+        while not (await asyncio.wait({opening}, timeout=min(LOOK_S, leg.first_s)))[0]:
+            if now_s() >= until_s:
+                raise leg.silent()
+            # An answer in one piece may be long under way: silence tells nothing there.
+            prefill = self._prefill if self._request.stream else None
+            if prefill is not None and await prefill.is_another_engine():
+                raise prefill.broken("was gone before decode had the KV cache")
 
     def _has_moved(self, error: WorkerError) -> bool:
         """Takes another decode worker for the same handoff, if there may be one."""
@@ -252,43 +269,6 @@ class TokenCall:
     def _go_without(self, why: str, fault: str) -> None:
         self._legs.count_missing(why, fault)
         self._end_prefill()
-
-    async def _start_both(self) -> Frames:
-        self._held.foresee(self._legs.plan)
-        prefill = self._prefill = self._legs.prefill()
-        await prefill.connect()
-        decode = await self._connect_decode()
-        self._follower = self._tools.reaper.adopt(self._follow_prefill(prefill))
-        self._tools.counts.add(self._legs.plan.transfer.value)
-        return await self._first_frames(decode)
-
-    async def _follow_prefill(self, leg: TokenLeg) -> None:
-        try:
-            self.n_cached_by_prefill = (await leg.run()).n_cached_tokens
-            if self._request.stream:
-                self._started().limit_first(self._tools.limits.first_token_s)
-        except WorkerError as error:
-            if self._has_spoken():
-                # So it has the KV cache.
-                self.late_failure = error
-            else:
-                # Decode would wait for a transfer that cannot come, up to 480 s.
-                self._prefill_error = error
-                self._started().cancel()
-        self._end_prefill()
-
-    def _has_spoken(self) -> bool:
-        opening = self._opening
-        if opening is None or not opening.done():
-            return False
-        return not isinstance(opening.result(), Exception)
-
-    def _cause_of(self, error: Exception) -> Exception:
-        """Names prefill where decode was silent because of it."""
-        if isinstance(error, LegTimedOut) and self._prefill and not self.prefill_ended.is_set():
-            # Decode cannot speak before prefill has ended.
-            return self._prefill.silent()
-        return error
 
     def _end_prefill(self) -> None:
         self.prefill_ended.set()

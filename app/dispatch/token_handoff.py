@@ -6,6 +6,8 @@ and the wrong text comes with status 200: so an old handoff is neither sent nor 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from app.dispatch.kv_transfer import Handoff, Transfer, TransferPlan, harvest
 from app.dispatch.token_leg import TokenTools
 from app.errors import KV_LOAD_FAILED, WorkerError
@@ -34,6 +36,11 @@ class HeldHandoff:
         return self._handoff.text
 
     @property
+    def is_pull(self) -> bool:
+        """Any decode worker may read it, not only the one that prefill was told of."""
+        return self._handoff.is_pull
+
+    @property
     def fault(self) -> str:
         """Why there is none, as a clause."""
         return self._handoff.fault
@@ -43,11 +50,6 @@ class HeldHandoff:
         self._transfer = plan.transfer
         self._handoff = harvest(plan, complete.handoff_json)
         self._since_s = self._tools.now_s()
-
-    def foresee(self, plan: TransferPlan) -> None:
-        """Keeps what is known before prefill has begun (Mooncake)."""
-        self._transfer = plan.transfer
-        self._handoff = Handoff(plan.decode_json)
 
     def drop(self) -> None:
         """Forgets it: its blocks come free when their lease ends."""
@@ -67,26 +69,26 @@ class HeldHandoff:
             return False
         if not was_sent:
             return True
+        if error.code != KV_LOAD_FAILED or self._transfer is Transfer.MOONCAKE:
+            # Of a failed Mooncake load some blocks may be gone, and a second reader waits for them.
+            return False
         # A grammar that does not compile ends in the same way, but releases the blocks.
-        return error.code == KV_LOAD_FAILED and request.sampling.constraint is None
+        return request.sampling.constraint is None
 
     def may_move(self) -> bool:
         """Whether another decode worker may still read it; only where decode pulls."""
-        return self._handoff.is_pull and self._gap_s() <= self._tools.lease_s / 2
+        return self.is_pull and self._gap_s() <= self._tools.lease_s / 2
 
-    def release(self, decode: Worker, request: EngineRequest) -> None:
+    def release(self, decodes: Sequence[Worker], request: EngineRequest) -> None:
         """Has the blocks freed that nobody has read.
 
         Args:
-            decode: Who is to say so to prefill.
-            request: The decode leg, with the handoff.
+            decodes: Who may say so to prefill, best first.
+            request: The decode leg, with the handoff and for any rank.
         """
-        if self.text is None or self._transfer is Transfer.MOONCAKE:
-            # With Mooncake both legs are sent at once, or neither: nothing can be left unread.
-            return
-        if self._gap_s() <= self._tools.lease_s / 2:
+        if self.text is not None and self._gap_s() <= self._tools.lease_s / 2:
             self._tools.counts.add("released")
-            self._tools.reaper.release_blocks(decode, request)
+            self._tools.reaper.release_blocks(decodes, request)
 
     def _gap_s(self) -> float:
         return self._tools.now_s() - self._since_s

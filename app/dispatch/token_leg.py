@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from app.clock import Clock
 from app.dispatch import leg_failures
@@ -16,9 +18,12 @@ from app.errors import KV_LOAD_FAILED, Leg, LegBroken, LegTimedOut, WorkerError
 from app.protocol.engine import Chunk, Complete, EngineRequest
 from app.scheduling.scheduler import Scheduler
 from app.upstream.clients import WorkerClients
-from app.upstream.failures import UpstreamError
+from app.upstream.failures import ConnectFailed, UpstreamError
 from app.upstream.sglang_worker import WorkerRefused
 from app.workers.worker import Worker
+
+if TYPE_CHECKING:
+    from app.upstream.vllm_call import VllmCall
 
 Frames = Sequence[Chunk | Complete]
 _BAD_ENDINGS = ("abort", "error")
@@ -54,7 +59,9 @@ class TokenLeg:
         worker: Where.
         request: What it is to do.
         tools: The surroundings.
-        first_s: Longest wait for its first message; ``None``: none, until :meth:`limit_first`.
+        first_s: Longest wait for its first message.
+        is_timed: Its call is cancelled when that message does not come in time; else the caller
+            sees to it.
     """
 
     def __init__(
@@ -63,26 +70,25 @@ class TokenLeg:
         worker: Worker,
         request: EngineRequest,
         tools: TokenTools,
-        first_s: float | None,
+        first_s: float,
+        *,
+        is_timed: bool = True,
     ) -> None:
         self._leg = leg
         self._worker = worker
-        self._request_id = request.request_id
         self._has_handoff = request.handoff_json is not None
-        self._call = tools.clients.vllm(worker).generate(
-            request,
-            first_timeout_s=first_s,
-            gap_timeout_s=tools.limits.gap_s,
-        )
+        self._engine_id = worker.info.vllm.kv_engine_id if worker.info.vllm is not None else ""
+        self._request = request
+        self._call: VllmCall | None = None
+        self.first_s = first_s
         self._tools = tools
+        self.is_timed = is_timed
         self.is_complete = False
-        self.sent_s = 0.0
-        """When the request was sent."""
 
     @property
     def is_sent(self) -> bool:
         """The engine may have seen the request."""
-        return self._call.sent
+        return self._call is not None and self._call.sent
 
     async def connect(self) -> None:
         """Makes sure that the worker is there.
@@ -91,6 +97,12 @@ class TokenLeg:
             LegUnreachable: It is not; nothing was sent.
         """
         try:
+            # A worker that was removed meanwhile is not there either.
+            self._call = self._tools.clients.vllm(self._worker).generate(
+                self._request,
+                first_timeout_s=self.first_s if self.is_timed else None,
+                gap_timeout_s=self._tools.limits.gap_s,
+            )
             await self._call.connect()
         except UpstreamError as failure:
             raise self._failed(failure) from failure
@@ -101,9 +113,8 @@ class TokenLeg:
         Raises:
             WorkerError: The leg failed.
         """
-        self.sent_s = self._tools.now_s()
         try:
-            await self._call.send()
+            await self._connected().send()
         except UpstreamError as failure:
             raise self._failed(failure) from failure
 
@@ -114,7 +125,7 @@ class TokenLeg:
             WorkerError: The leg failed, or the engine gave the generation up.
         """
         try:
-            frame = await anext(self._call, None)
+            frame = await anext(self._connected(), None)
         except UpstreamError as failure:
             raise self._failed(failure) from failure
         if isinstance(frame, Complete):
@@ -136,17 +147,6 @@ class TokenLeg:
                 return frames
         raise self.cut()
 
-    async def to_end(self) -> Complete:
-        """Reads up to the message that ends the generation.
-
-        Raises:
-            WorkerError: The leg failed, or that message did not come.
-        """
-        while frame := await self.next():
-            if isinstance(frame, Complete):
-                return frame
-        raise self.cut()
-
     async def run(self) -> Complete:
         """Sends the request and reads up to the message that ends the generation.
 
@@ -154,15 +154,10 @@ class TokenLeg:
             WorkerError: The leg failed, or that message did not come.
         """
         await self.send()
-        return await self.to_end()
-
-    async def abort(self) -> None:
-        """Has the engine end the generation; its last message says whether it was in time."""
-        await self._tools.clients.vllm(self._worker).abort([self._request_id])
-
-    def limit_first(self, timeout_s: float) -> None:
-        """Has the first message come within so long from now."""
-        self._call.limit_first(timeout_s)
+        while frame := await self.next():
+            if isinstance(frame, Complete):
+                return frame
+        raise self.cut()
 
     def cut(self) -> LegBroken:
         """The error of an answer that ended before its last message."""
@@ -185,7 +180,35 @@ class TokenLeg:
 
     def cancel(self) -> None:
         """Ends the call; one that is over stays as it is."""
-        self._call.cancel()
+        if self._call is not None:
+            self._call.cancel()
+
+    async def end(self, opening: asyncio.Task[Any]) -> None:
+        """Has the engine end the generation, which ``opening`` reads, unless it speaks before.
+
+        The call is still to be cancelled.
+        """
+        await self._tools.clients.vllm(self._worker).end(opening, self._request.request_id)
+
+    async def is_another_engine(self) -> bool:
+        """Whether the worker is gone, or was started anew since this leg was made.
+
+        One that cannot be asked for any other reason is taken to be the same.
+        """
+        try:
+            info = await self._tools.clients.vllm(self._worker).fresh_info()
+        except ConnectFailed:
+            return True
+        except UpstreamError:
+            return False
+        except WorkerRefused:
+            return True
+        return info.vllm is None or info.vllm.kv_engine_id != self._engine_id
+
+    def _connected(self) -> VllmCall:
+        if self._call is None:
+            raise RuntimeError("The leg is not connected.")
+        return self._call
 
     def _check_ending(self, frame: Complete) -> None:
         reason = frame.finish_reason

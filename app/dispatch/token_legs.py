@@ -52,19 +52,19 @@ class TokenLegs:
 
     def decode(self, handoff_json: str | None) -> TokenLeg:
         """A new decode leg."""
-        request = self.decode_request(handoff_json)
-        wait_s = self._first_wait_s(handoff_json)
-        return TokenLeg("decode", self._grant.pair.decode, request, self._tools, wait_s)
-
-    def decode_request(self, handoff_json: str | None) -> EngineRequest:
-        """What a decode leg asks for."""
         pair = self._grant.pair
         rank = pair.decode_rank if pair.decode.info.dp_size > 1 else None
-        return replace(self._request, handoff_json=handoff_json, dp_rank=rank)
+        request = replace(self._request, handoff_json=handoff_json, dp_rank=rank)
+        wait_s = self._first_wait_s(handoff_json)
+        is_timed = handoff_json is None or self.plan.transfer is not Transfer.MOONCAKE
+        return TokenLeg("decode", pair.decode, request, self._tools, wait_s, is_timed=is_timed)
 
     def release(self, held: HeldHandoff) -> None:
         """Has the blocks freed that nobody has read, if there are any."""
-        held.release(self._grant.pair.decode, self.decode_request(held.text))
+        grant = self._grant
+        scheduler = self._tools.scheduler
+        decodes = scheduler.decodes_for(grant) if held.is_pull else (grant.pair.decode,)
+        held.release(decodes, replace(self._request, handoff_json=held.text))
 
     def count_missing(self, why: str, fault: str) -> None:
         """Counts a generation that decode computes alone.
@@ -84,12 +84,11 @@ class TokenLegs:
         worker = self._grant.pair.prefill
         self._tools.counts.add_missing(why, worker, fault, is_warned=not is_chosen)
 
-    def _first_wait_s(self, handoff_json: str | None) -> float | None:
+    def _first_wait_s(self, handoff_json: str | None) -> float:
         limits = self._tools.limits
         if not self._request.stream:
             return limits.whole_s
         if handoff_json is None:
             # Decode computes the prompt itself.
             return limits.prefill_s + limits.first_token_s
-        # Mooncake's decode cannot speak before prefill has ended; its clock starts then.
-        return None if self.plan.transfer is Transfer.MOONCAKE else limits.first_token_s
+        return limits.first_token_s

@@ -20,6 +20,8 @@ from app.scheduling.scheduler import Outcome
 from app.scheduling.wait_queue import Waiting
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from app.clock import Clock
     from app.scheduling.scheduler import Ask, Grant, LocalScheduler
     from app.workers.rank_load import RankLoad
@@ -164,6 +166,10 @@ class QueueScheduler:
             self._feeder.finish(held.fed, self._now_s(), is_ok=False)
             self._room.release(held.decode, held.n_kv_tokens)
             self._pump()
+
+    def decodes_for(self, grant: Grant) -> Sequence[Worker]:
+        """Return the decode workers that the grant's prefill worker can hand over to."""
+        return self._early.decodes_for(grant)
 
     def prefill_computed(self, grant: Grant) -> None:
         """Count prefill as no load any more; its worker keeps the KV cache until it has ended."""

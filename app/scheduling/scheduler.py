@@ -105,6 +105,9 @@ class Scheduler(Protocol):
     def rebind_decode(self, grant: Grant, excluded: frozenset[str]) -> None:
         """Choose the grant's decode worker anew, now that it is needed."""
 
+    def decodes_for(self, grant: Grant) -> Sequence[Worker]:
+        """Return the decode workers that the grant's prefill worker can hand over to."""
+
     def close(self) -> None:
         """End what runs beside the requests."""
 
@@ -250,6 +253,17 @@ class LocalScheduler:
         self._n_granted += 1
         pair.decode_rank = freest_rank(decode, self._n_granted)
         grant.decode_lease = Lease(decode, pair.decode_rank)
+
+    def decodes_for(self, grant: Grant) -> Sequence[Worker]:
+        """Return the decode workers that the grant's prefill worker can hand over to.
+
+        The grant's own stands first, or last if it cannot be used now; the others can be.
+        """
+        table, own = self._fresh_table(), grant.pair.decode
+        partners = table.partners(grant.pair.prefill, grant.ask.facts.model)
+        usable = _usable(partners, frozenset(), self._now_s())
+        others = [worker for worker in usable if worker is not own]
+        return [own, *others] if own in usable else [*others, own]
 
     def close(self) -> None:
         """Nothing runs beside the requests."""

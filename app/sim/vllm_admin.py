@@ -132,7 +132,11 @@ class VllmAdmin(VllmEngineServicer):
         rank, capacity = self._engine.ranks[number], self._config.max_total_tokens
         n_used = capacity - rank.n_room
         # A sequence whose KV is on its way counts as waiting, as in vLLM.
-        waiting = [*rank.waiting, *rank.receiving]
+        waiting = [
+            *rank.waiting,
+            *rank.arrived,
+            *(job for job in rank.receiving if not job.is_over),
+        ]
         hit_rate = rank.n_cached / rank.n_asked if rank.n_asked else 0.0
         return pb.SchedulerLoad(
             dp_rank=number,

@@ -44,8 +44,8 @@ def make_job(
     """Check a request and make its job.
 
     Raises:
-        RpcRefused: INVALID_ARGUMENT with a reason, or FAILED_PRECONDITION for an output
-            constraint that cannot be kept.
+        RpcRefused: INVALID_ARGUMENT with a reason, also for an output constraint that does not
+            compile (seen with vLLM 0.32.0 and servicer 0.14.1).
     """
     kind = request.WhichOneof("input")
     if kind is None:
@@ -114,11 +114,7 @@ def _check_constraint(params: pb.SamplingParams) -> None:
         elif kind == "choice" and not params.choice.choices:
             raise ValueError("it has no choice")
     except (ValueError, re.error) as error:
-        raise RpcRefused(
-            "FAILED_PRECONDITION",
-            f"The {kind} cannot be kept: {error}",
-            smg_constraint_failed="engine",
-        ) from None
+        _refuse(f"The {kind} cannot be kept: {error}")
 
 
 def _refuse(message: str) -> NoReturn:

@@ -68,7 +68,11 @@ class VllmConfig:
     has_heartbeats: bool = True
     """Decode asks for longer leases while it queues."""
     mooncake_abort_s: float = 480.0
-    """How long Mooncake keeps blocks unread, and how long decode waits for them."""
+    """How long Mooncake keeps blocks unread, and how long an ask waits for them."""
+    mooncake_grace_s: float = 60.0
+    """How much longer decode waits where prefill does not answer at all."""
+    mooncake_sender_tasks: int = 20
+    """Asks that a prefill worker can have at a time; twice the connector's ``num_workers``."""
     load_failure_policy: LoadFailurePolicy = "fail"
     max_logprobs: int = 20
     kv_cache_dtype: str = "auto"
@@ -101,6 +105,11 @@ class VllmConfig:
     def lease_extension_s(self) -> float:
         """What a heartbeat gives from now on: two thirds of the lease."""
         return self.lease_s * 2 / 3
+
+    @property
+    def mooncake_receive_s(self) -> float:
+        """When decode gives a prefill worker up that says nothing."""
+        return self.mooncake_abort_s + self.mooncake_grace_s
 
     def scaled(self, duration_s: float) -> float:
         """Seconds of wall clock for simulated work."""

@@ -7,23 +7,19 @@ import json
 import secrets
 from collections import defaultdict
 from typing import Any
-from urllib.parse import urlsplit
 
 from app.clock import Clock
 from app.sim.vllm_config import MOONCAKE, VllmConfig
 from app.sim.vllm_counters import VllmCounters
-from app.sim.vllm_job import EngineCrash, VllmJob
-from app.sim.vllm_peer import ask_peer, query_bootstrap
+from app.sim.vllm_job import EngineCrash, LoadFailure, VllmJob
+from app.sim.vllm_mooncake import NEEDS as MOONCAKE_NEEDS
+from app.sim.vllm_mooncake import MooncakeReceiver, MooncakeSender
+from app.sim.vllm_peer import ask_peer
 from app.sim.vllm_pins import Pins
 
 _NIXL_NEEDS = ("remote_engine_id", "remote_request_id", "remote_host", "remote_port", "tp_size")
-_MOONCAKE_NEEDS = ("remote_engine_id", "remote_bootstrap_addr", "transfer_id")
 _KEEPING = {True: ("length", "stop"), False: ("length",)}
 """How a prefill must end so that its blocks are kept: NIXL, Mooncake (vLLM 0.32)."""
-
-
-class LoadFailure(Exception):
-    """No KV came."""
 
 
 class Connector:
@@ -43,6 +39,8 @@ class Connector:
         self.engine_id = ""
         self.address = ("", 0)
         """Where other workers reach this one."""
+        self.sender = MooncakeSender(config, counters, pins)
+        self._receiver = MooncakeReceiver(config)
         self._config = config
         self._counters = counters
         self._now_s = now_s
@@ -70,7 +68,7 @@ class Connector:
         """The job's KV comes from elsewhere. Mooncake drops an incomplete order with a warning."""
         if not self._config.connector or not job.wants_kv:
             return False
-        return self._config.connector != MOONCAKE or all(job.kv.get(k) for k in _MOONCAKE_NEEDS)
+        return self._config.connector != MOONCAKE or all(job.kv.get(k) for k in MOONCAKE_NEEDS)
 
     # ---- prefill: keep blocks, answer decode workers
 
@@ -79,10 +77,13 @@ class Connector:
         is_nixl = self._config.is_nixl
         if not self._config.connector or not job.keeps_kv:
             return False
+        transfer_id = str(job.kv.get("transfer_id", job.internal_id))
         if job.finish_reason not in _KEEPING[is_nixl]:
+            self.sender.forget(transfer_id)
             return False
         if not is_nixl:
-            self.pins.pin(str(job.kv.get("transfer_id", job.internal_id)), job)
+            self.pins.pin(transfer_id, job)
+            self.sender.ready(transfer_id)
             return True
         pin = self.pins.pin(job.internal_id, job)
         job.handoff_json = json.dumps(self._handoff(job, pin.n_blocks))
@@ -128,8 +129,7 @@ class Connector:
             case "release":
                 self.pins.release(keys)
             case "pull":
-                pin = await self.pins.wait_for(keys[0])
-                return {} if pin is None else {"mark": pin.mark}
+                return await self.sender.send(keys[0], order["n_blocks"], order["transfer_s"])
             case "read":
                 ids = {self._rank_id(rank) for rank in range(self._config.dp_size)}
                 return self.pins.read(keys[0]) if order["engine_id"] in ids else {}
@@ -137,6 +137,13 @@ class Connector:
 
     def _rank_id(self, rank: int) -> str:
         return self.engine_id if self._config.dp_size == 1 else f"{self.engine_id}_dp{rank}"
+
+    def clear(self) -> None:
+        """Forget everything, as a new process would."""
+        self.pins.clear()
+        self.sender.clear()
+        self._receiver.clear()
+        self._beating.clear()
 
     # ---- decode: load, beat, release
 
@@ -170,42 +177,39 @@ class Connector:
             LoadFailure: Wrong engine, nobody there, or nothing came in time.
         """
         n_wanted = job.n_prompt - n_local
+        transfer_s = self._config.scaled(n_wanted * self._config.transfer_s_per_token)
         try:
-            found = await self._fetch(job)
+            if self._config.is_nixl:
+                found = await self._read(job)
+            else:
+                found = await self._receiver.fetch(job, n_wanted, transfer_s)
         except OSError as error:
             raise LoadFailure(str(error)) from error
         if "mark" not in found:
-            raise LoadFailure("the other worker is not the one that was named")
-        await asyncio.sleep(self._config.scaled(n_wanted * self._config.transfer_s_per_token))
+            raise LoadFailure("the other worker has not what was named")
+        if self._config.is_nixl:
+            await asyncio.sleep(transfer_s)
         job.mark = found["mark"]
         job.n_cached = int(job.kv.get("remote_prefill_cached_tokens", job.n_prompt))
         self._counters.n_transfers += 1
         self._counters.n_transferred_tokens += n_wanted
-        await self.release(job)
-
-    async def _fetch(self, job: VllmJob) -> dict[str, Any]:
-        kv = job.kv
         if self._config.is_nixl:
-            if not all(kv.get(key) for key in _NIXL_NEEDS if key != "tp_size"):
-                # One warning, then the request waits for KV that nobody was asked for.
-                await asyncio.Event().wait()
-            order = {
-                "op": "read",
-                "engine_id": kv["remote_engine_id"],
-                "keys": [kv["remote_request_id"]],
-            }
-            return await ask_peer(kv["remote_host"], kv["remote_port"], order)
-        place = await self._mooncake_place(job)
-        return await ask_peer(*place, {"op": "pull", "keys": [kv["transfer_id"]]})
+            await self.release(job)
+        else:
+            # Sending has freed them.
+            job.is_released = True
 
-    async def _mooncake_place(self, job: VllmJob) -> tuple[str, int]:
-        bootstrap = urlsplit(job.kv["remote_bootstrap_addr"])
-        entries = await query_bootstrap(bootstrap.hostname or "", bootstrap.port or 0)
-        for entry in entries.values():
-            if entry["engine_id"] == job.kv["remote_engine_id"]:
-                worker = urlsplit(entry["worker_addr"]["0"]["0"])
-                return worker.hostname or "", worker.port or 0
-        raise LoadFailure(f"unknown engine id {job.kv['remote_engine_id']!r}")
+    async def _read(self, job: VllmJob) -> dict[str, Any]:
+        kv = job.kv
+        if not all(kv.get(key) for key in _NIXL_NEEDS if key != "tp_size"):
+            # One warning, then the request waits for KV that nobody was asked for.
+            await asyncio.Event().wait()
+        order = {
+            "op": "read",
+            "engine_id": kv["remote_engine_id"],
+            "keys": [kv["remote_request_id"]],
+        }
+        return await ask_peer(kv["remote_host"], kv["remote_port"], order)
 
     async def release(self, job: VllmJob) -> None:
         """Tell prefill that a job's blocks are not needed any more."""
@@ -218,8 +222,7 @@ class Connector:
                 order = {"op": "release", "keys": [kv["remote_request_id"]]}
                 await ask_peer(kv["remote_host"], kv["remote_port"], order)
             else:
-                place = await self._mooncake_place(job)
-                await ask_peer(*place, {"op": "release", "keys": [job.kv["transfer_id"]]})
+                await self._receiver.let_go(job)
         except (OSError, KeyError, LoadFailure):
             # Prefill is gone or was never named: its blocks wait for the end of their lease.
             return

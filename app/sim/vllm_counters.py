@@ -56,6 +56,10 @@ class VllmCounters:
     """Decode: KV loads that worked, also if what came was garbage."""
     n_transferred_tokens: int = 0
     n_load_failures: int = 0
+    n_orphaned_loads: int = 0
+    """Decode: loads that ended, either way, after their request; till then they held its room."""
+    n_asks_in_vain: int = 0
+    """Mooncake prefill: asks of decode for which nothing came in time."""
     n_garbage_reads: int = 0
     """Prefill: reads of blocks that were free already."""
     n_releases: int = 0

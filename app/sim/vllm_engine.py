@@ -9,9 +9,9 @@ from typing import Any
 
 from app.clock import Clock
 from app.sim.vllm_config import VllmConfig
-from app.sim.vllm_connector import Connector, LoadFailure
+from app.sim.vllm_connector import Connector
 from app.sim.vllm_counters import VllmCounters
-from app.sim.vllm_job import VllmJob
+from app.sim.vllm_job import LoadFailure, VllmJob
 from app.sim.vllm_pins import Pins
 from app.sim.vllm_rank import VllmRank
 from app.sim.vllm_tokens import SimTokenizer, make_plan, prompt_mark
@@ -44,6 +44,8 @@ class VllmEngine:
             for number in range(config.dp_size)
         ]
         self.jobs: dict[str, list[VllmJob]] = {}
+        self.number = 0
+        """Another one for each process that it stands for."""
         self._config = config
         self._counters = counters
         self._tokenizer = tokenizer
@@ -99,8 +101,13 @@ class VllmEngine:
         if self.connector.loads(job) and not job.is_dead:
             self._start(self.connector.release(job))
 
-    def refused(self, external_id: str, kv: dict[str, Any]) -> None:
-        """A request was refused before it became a job: prefill is told if it waits for it."""
+    def unread(self, external_id: str, kv: dict[str, Any]) -> None:
+        """The servicer says that a request ended before its first output.
+
+        It may never have come here, so a request that is aborted at once is made of it, whose
+        only effect is that prefill is told (``notify_kv_transfer_request_rejected``). With
+        Mooncake that is one more ask, and where the blocks are gone already it waits in vain.
+        """
         job = VllmJob(
             external_id=external_id,
             internal_id="",
@@ -127,7 +134,9 @@ class VllmEngine:
                 job.end("abort")
         for task in tuple(self._tasks):
             task.cancel()
-        self.pins.clear()
+        self.connector.clear()
+        for rank in self.ranks:
+            rank.clear()
         self.flush()
         self._new_identity()
 
@@ -139,10 +148,13 @@ class VllmEngine:
         task.add_done_callback(self._tasks.discard)
 
     def _new_identity(self) -> None:
+        self.number += 1
         self.connector.engine_id = self._config.engine_id or str(uuid.uuid4())
 
     def _least_loaded(self) -> int:
-        sizes = [len(r.waiting) + len(r.running) + len(r.receiving) for r in self.ranks]
+        sizes = [
+            len(r.waiting) + len(r.receiving) + len(r.arrived) + len(r.running) for r in self.ranks
+        ]
         return sizes.index(min(sizes))
 
     def _start_load(self, job: VllmJob, n_local: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,15 +14,21 @@ from app.upstream.generated import vllm_engine_pb2 as pb
 class RpcRefused(Exception):
     """A call that ends with an error status."""
 
-    def __init__(self, status: str, message: str, **trailing: str) -> None:
+    def __init__(
+        self, status: str, message: str, trailing: Mapping[str, str] | None = None
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.message = message
-        self.trailing = {key.replace("_", "-"): value for key, value in trailing.items()}
+        self.trailing = dict(trailing or {})
 
 
 class EngineCrash(Exception):
     """An assertion of the engine: the process dies."""
+
+
+class LoadFailure(Exception):
+    """No KV came."""
 
 
 @dataclass(slots=True, eq=False, kw_only=True)

@@ -79,7 +79,8 @@ class PeerListener:
         # The asker waits for one line: when it leaves before, nobody needs the answer.
         async with asyncio.TaskGroup() as group:
             answering = group.create_task(self._write_answer(line, writer))
-            await reader.read(1)
+            with contextlib.suppress(OSError):
+                await reader.read(1)
             answering.cancel()
 
     async def _write_answer(self, line: bytes, writer: asyncio.StreamWriter) -> None:

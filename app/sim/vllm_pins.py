@@ -50,7 +50,6 @@ class Pins:
         self._counters = counters
         self._on_free = on_free
         self._now_s = now_s
-        self._arrivals: dict[str, asyncio.Event] = {}
 
     def pin(self, key: str, job: VllmJob) -> Pin:
         """Keep a finished job's blocks."""
@@ -59,7 +58,6 @@ class Pins:
         made = Pin(key, job.rank, job.n_prompt, n_blocks, job.mark, self._now_s() + keep_s)
         self.by_key[key] = made
         self._watch(made)
-        self._arrival(key).set()
         return made
 
     def n_tokens(self, rank: int) -> int:
@@ -88,15 +86,6 @@ class Pins:
             return {"mark": GARBAGE_MARK}
         return {"mark": pin.mark}
 
-    async def wait_for(self, key: str) -> Pin | None:
-        """Mooncake: wait for a prefill that has not ended, or not even come yet."""
-        try:
-            async with asyncio.timeout(self._config.mooncake_abort_s):
-                await self._arrival(key).wait()
-        except TimeoutError:
-            self._arrivals.pop(key, None)
-        return self.by_key.get(key)
-
     def release(self, keys: Iterable[str]) -> None:
         """Decode has read these or will not; a second word about one changes nothing."""
         for key in keys:
@@ -108,10 +97,6 @@ class Pins:
         """Forget everything, as a new process would."""
         for key in tuple(self.by_key):
             self._free(key)
-        self._arrivals.clear()
-
-    def _arrival(self, key: str) -> asyncio.Event:
-        return self._arrivals.setdefault(key, asyncio.Event())
 
     def _watch(self, pin: Pin) -> None:
         loop = asyncio.get_running_loop()
@@ -127,7 +112,6 @@ class Pins:
 
     def _free(self, key: str) -> None:
         pin = self.by_key.pop(key)
-        self._arrivals.pop(key, None)
         if pin.timer is not None:
             pin.timer.cancel()
         self._on_free(pin.rank)

@@ -18,7 +18,8 @@ class VllmRank:
 
     Every step gives each decoding sequence one token and the rest of ``chunk_tokens`` to
     prompts, first come, first served. A sequence is admitted when there is a slot and room for
-    its prompt; one whose KV is loaded holds both while it waits for it.
+    its prompt; one whose KV is loaded holds only the room while it waits for it. If it is aborted
+    meanwhile, the room is held until the load has ended: somebody may be writing to it.
 
     Args:
         number: Which rank.
@@ -40,6 +41,8 @@ class VllmRank:
     ) -> None:
         self.waiting: deque[VllmJob] = deque()
         self.receiving: set[VllmJob] = set()
+        """Loads that are under way, also those of requests that are over."""
+        self.arrived: deque[VllmJob] = deque()
         self.running: list[VllmJob] = []
         self.cache = PrefixCache(config.block_size, config.max_total_tokens)
         self.n_held = 0
@@ -80,28 +83,37 @@ class VllmRank:
 
     def loaded(self, job: VllmJob) -> None:
         """A job's KV is there: only its last position is left to compute."""
-        self.receiving.discard(job)
-        if not job.is_over:
+        if not self._is_orphan(job):
             job.n_left = 1
-            self._run(job)
+            self._arrive(job)
 
     def load_failed(self, job: VllmJob) -> None:
         """No KV came."""
-        self.receiving.discard(job)
         self._counters.n_load_failures += 1
-        if job.is_over:
+        if self._is_orphan(job):
             return
         if self._config.load_failure_policy == "fail":
             job.end("error")
             return
-        self._run_locally(job)
+        self._compute(job)
 
     def release(self, job: VllmJob) -> None:
-        """The job is over: its KV is free, or pinned and counted there."""
-        self.receiving.discard(job)
-        self.n_held -= job.n_held
-        job.n_held = 0
-        self.bell.set()
+        """The job is over: its KV is free, or pinned and counted there, or still being loaded."""
+        if job not in self.receiving:
+            self.n_held -= job.n_held
+            job.n_held = 0
+            self.bell.set()
+
+    def clear(self) -> None:
+        """Forget everything, as a new process would."""
+        for queue in (self.waiting, self.arrived, self.receiving, self.running):
+            queue.clear()
+        self.n_held = 0
+
+    @property
+    def n_orphaned(self) -> int:
+        """Tokens of KV cache that requests hold which are over: what they load may yet come."""
+        return sum(job.n_held for job in self.receiving if job.is_over)
 
     @property
     def n_room(self) -> int:
@@ -124,36 +136,52 @@ class VllmRank:
         return batch
 
     def _admit(self) -> None:
-        while self.waiting:
-            job = self.waiting[0]
-            if job.is_over:
-                self.waiting.popleft()
+        while len(self.running) < self._config.max_num_seqs and (self.arrived or self.waiting):
+            if self.arrived:
+                # What holds room already comes first.
+                job = self.arrived.popleft()
+                if not job.is_over:
+                    self._run(job)
                 continue
-            n_slots = self._config.max_num_seqs - len(self.running) - len(self.receiving)
-            if n_slots <= 0 or job.n_prompt > self.n_room:
+            job = self.waiting[0]
+            if not job.is_over and job.n_prompt > self.n_room:
                 return
             self.waiting.popleft()
+            if job.is_over:
+                continue
             job.n_held = job.n_prompt
             self.n_held += job.n_prompt
             if self._connector.loads(job):
                 self.receiving.add(job)
                 self._start_load(job, self.cache.match(job.prompt_ids))
             else:
-                self._run_locally(job)
+                self._compute(job)
 
-    def _run_locally(self, job: VllmJob) -> None:
+    def _is_orphan(self, job: VllmJob) -> bool:
+        """A load ended; whether its request did before, so that only its room is left."""
+        self.receiving.discard(job)
+        if job.is_over:
+            self._counters.n_orphaned_loads += 1
+            self.release(job)
+        return job.is_over
+
+    def _arrive(self, job: VllmJob) -> None:
+        self.arrived.append(job)
+        self.bell.set()
+
+    def _compute(self, job: VllmJob) -> None:
+        """Have a job's prompt computed here."""
         # Prompt logprobs need every position computed, so vLLM does not read the cache then.
         n_cached = 0 if job.params.HasField("prompt_logprobs") else self.cache.match(job.prompt_ids)
         job.n_cached = n_cached
         job.n_left = job.n_prompt - n_cached
         self._counters.cached_prompt_tokens += n_cached
-        self._run(job)
+        self._arrive(job)
 
     def _run(self, job: VllmJob) -> None:
         self.n_asked += job.n_prompt
         self.n_cached += job.n_cached
         self.running.append(job)
-        self.bell.set()
 
     def _conclude(self, job: VllmJob, n_tokens: int) -> None:
         if job.n_left:

@@ -35,7 +35,11 @@ OPTIONS = (
     ("grpc.so_reuseport", 0),
 )
 """Those of vLLM's launcher."""
-QUICK: Mapping[str, Any] = {"lease_s": 0.6, "mooncake_abort_s": 1.0}
+QUICK: Mapping[str, Any] = {
+    "lease_s": 0.6,
+    "mooncake_abort_s": 1.0,
+    "mooncake_grace_s": 0.2,
+}
 """What ``vllm_pair`` changes so that tests of failures are short."""
 CONNECTORS: Mapping[str, str] = {"nixl": NIXL[0], "mooncake": MOONCAKE, "none": ""}
 
@@ -213,6 +217,21 @@ class VllmSim:
     def n_pinned_blocks(self) -> int:
         """Blocks kept for decode workers; 0 when nothing leaks."""
         return self.engine.pins.n_blocks
+
+    @property
+    def n_held_tokens(self) -> int:
+        """Tokens of KV cache that requests hold, also those that are over; pinned ones apart."""
+        return sum(rank.n_held for rank in self.engine.ranks)
+
+    @property
+    def n_orphaned_tokens(self) -> int:
+        """Those of requests that are over: decode expects blocks for them."""
+        return sum(rank.n_orphaned for rank in self.engine.ranks)
+
+    @property
+    def n_waiting_asks(self) -> int:
+        """Mooncake prefill: decode's asks for blocks that are not there."""
+        return self.engine.connector.sender.n_waiting
 
     @property
     def n_active(self) -> int:

@@ -79,14 +79,8 @@ class VllmServicer(VllmAdmin):
     async def _answer(
         self, request: pb.GenerateRequest, fault: VllmFault | None
     ) -> AsyncIterator[pb.GenerateResponse]:
-        if fault is not None:
-            await self._before(fault)
         kv = handoff_of(request)
-        try:
-            job = make_job(request, kv, self._config, self._tokenizer)
-        except RpcRefused:
-            self._engine.refused(request.request_id, kv)
-            raise
+        job = await self._take(request, kv, fault)
         if fault is not None and fault.kind in _FINISHES:
             # As after a failed load: prefill is told nothing.
             job.finish_reason = _FINISHES[fault.kind]
@@ -107,6 +101,22 @@ class VllmServicer(VllmAdmin):
         finally:
             if not job.is_over:
                 self._engine.drop(job)
+                if not n_messages:
+                    self._engine.unread(request.request_id, kv)
+
+    async def _take(
+        self, request: pb.GenerateRequest, kv: dict[str, Any], fault: VllmFault | None
+    ) -> VllmJob:
+        """Make a request's job; where that fails or is cancelled, prefill is told."""
+        number = self._engine.number
+        try:
+            if fault is not None:
+                await self._before(fault)
+            return make_job(request, kv, self._config, self._tokenizer)
+        except BaseException:
+            if self._engine.number == number:
+                self._engine.unread(request.request_id, kv)
+            raise
 
     async def _frames(
         self, job: VllmJob, fault: VllmFault | None
@@ -133,9 +143,7 @@ class VllmServicer(VllmAdmin):
 
     async def _before(self, fault: VllmFault) -> None:
         if fault.kind is VllmFaultKind.REFUSE:
-            refused = RpcRefused(fault.status, fault.message)
-            refused.trailing = dict(fault.trailing)
-            raise refused
+            raise RpcRefused(fault.status, fault.message, fault.trailing)
         if fault.kind is VllmFaultKind.HANG:
             await asyncio.Event().wait()
         if fault.kind is VllmFaultKind.SLOW:
@@ -143,9 +151,7 @@ class VllmServicer(VllmAdmin):
 
     async def _midway(self, fault: VllmFault) -> None:
         if fault.kind is VllmFaultKind.BREAK:
-            refused = RpcRefused(fault.status, fault.message)
-            refused.trailing = dict(fault.trailing)
-            raise refused
+            raise RpcRefused(fault.status, fault.message, fault.trailing)
         if fault.after_messages and fault.kind is not VllmFaultKind.STALL:
             # A reset throws away what the peer has not read yet.
             await asyncio.sleep(0.05)

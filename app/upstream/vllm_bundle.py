@@ -34,6 +34,7 @@ async def read_bundle(
             tokenizer is a name on a hub answers INTERNAL, one without a tokenizer
             FAILED_PRECONDITION.
     """
+    channel.check()
     call = channel.engine.GetTokenizer(
         common_pb2.GetTokenizerRequest(), timeout=timeout_s, metadata=metadata
     )

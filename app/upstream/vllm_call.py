@@ -94,6 +94,7 @@ class VllmCall:
             raise self._ended_by
         if self._is_cancelled:
             raise _cancelled_here()
+        self._channel.check()
         self._open_calls.add(self)
         self._channel.look()
         call: _Rpc = self._channel.generate(metadata=self._metadata)
@@ -117,12 +118,6 @@ class VllmCall:
             raise
         finally:
             self._channel.look()
-
-    def limit_first(self, timeout_s: float) -> None:
-        """Have the first message come within so long from now; harmless if it is there."""
-        self._first_timeout_s = timeout_s
-        if self.sent and not (self.n_messages or self._is_cancelled or self._is_over):
-            self._clock.start(timeout_s)
 
     async def __aexit__(
         self,

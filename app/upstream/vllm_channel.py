@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 import grpc
 import grpc.aio
 
-from app.upstream.failures import BrokenResponse, UpstreamError
+from app.upstream.failures import BrokenResponse, UpstreamError, removal
 from app.upstream.generated import vllm_engine_pb2 as pb
 from app.upstream.generated.health_pb2_grpc import HealthStub
 from app.upstream.generated.vllm_engine_pb2_grpc import VllmEngineStub
@@ -93,6 +93,7 @@ class VllmChannel:
             request_serializer=pb.GenerateRequest.SerializeToString,
             response_deserializer=pb.GenerateResponse.FromString,
         )
+        self._is_closed = False
         self._was_connected = False
         self.n_losses = 0
         """How often a connection that was there was seen to be gone."""
@@ -101,6 +102,15 @@ class VllmChannel:
     def is_connected(self) -> bool:
         """The connection is up, as far as this side knows."""
         return self.channel.get_state() is grpc.ChannelConnectivity.READY
+
+    def check(self) -> None:
+        """To be called before every call: grpcio has an error of its own for a closed channel.
+
+        Raises:
+            ConnectFailed: It was closed.
+        """
+        if self._is_closed:
+            raise removal(was_sent=False)
 
     def look(self) -> None:
         """Take note of the connection's state; to be called before and after every call.
@@ -122,4 +132,5 @@ class VllmChannel:
 
     async def aclose(self) -> None:
         """Close the connection; calls that still run are cancelled."""
+        self._is_closed = True
         await self.channel.close()

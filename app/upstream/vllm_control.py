@@ -37,6 +37,7 @@ async def ask(
         BrokenResponse: The connection was lost, or the answer cannot be read.
         RpcFailed: An error status.
     """
+    channel.check()
     channel.look()
     try:
         answer = await rpc(request, timeout=timeout_s, metadata=metadata)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
-from dataclasses import replace
 from typing import Any, TypeVar
 
 import grpc.aio
 
 from app.protocol.engine import EngineRequest
+from app.upstream import vllm_ending
 from app.upstream.failures import (
     ConnectFailed,
     RpcFailed,
@@ -29,12 +30,10 @@ from app.upstream.vllm_messages import to_wire
 from app.upstream.vllm_open_calls import OpenCalls
 from app.workers.probe_rules import ProbeResult
 from app.workers.states import State
-from app.workers.worker import Worker, WorkerInfo
+from app.workers.worker import Engine, Worker, WorkerInfo
 
 SERVICE = "vllm.grpc.engine.VllmEngine"
 """Under this name the standard health service tells readiness."""
-
-RELEASE_WAIT_S = 0.25
 
 _Answer = TypeVar("_Answer")
 _NOT_OFFERED = frozenset({"UNIMPLEMENTED", "NOT_FOUND"})
@@ -70,18 +69,37 @@ class VllmWorker:
         control_timeout_s: float = 5.0,
         on_info: Callable[[Worker, WorkerInfo], None] | None = None,
     ) -> None:
+        if worker.spec.engine is not Engine.VLLM:
+            raise ValueError(f"{worker.spec.url} is no vLLM worker: its scheme is not grpc(s).")
         self._worker = worker
+        self._tls = tls
         self._connect_timeout_s = connect_timeout_s
         self._control_timeout_s = control_timeout_s
         self._on_info = on_info
-        self._channel = VllmChannel(worker.spec.url, tls=tls, connect_timeout_s=connect_timeout_s)
+        self._made: VllmChannel | None = None
         self.running = OpenCalls()
         self._info: WorkerInfo | None = None
         self._n_losses_known = 0
 
     async def aclose(self) -> None:
         """Close the connection; what still runs on it is cancelled."""
-        await self._channel.aclose()
+        if self._made is not None:
+            await self._made.aclose()
+
+    @property
+    def _channel(self) -> VllmChannel:
+        """The channel, made when it is first needed.
+
+        Raises:
+            ConnectFailed: The worker was removed, so nobody would close one.
+        """
+        if self._made is None:
+            if self._worker.state is State.GONE:
+                raise removal(was_sent=False)
+            self._made = VllmChannel(
+                self._worker.spec.url, tls=self._tls, connect_timeout_s=self._connect_timeout_s
+            )
+        return self._made
 
     def generate(
         self,
@@ -100,6 +118,7 @@ class VllmWorker:
 
         Raises:
             ValueError: A number of the request does not fit the wire.
+            ConnectFailed: The worker was removed.
         """
         call = VllmCall(
             self._channel,
@@ -114,41 +133,13 @@ class VllmWorker:
             call.fail(removal(was_sent=False))
         return call
 
-    async def release(self, request: EngineRequest, *, wait_s: float = RELEASE_WAIT_S) -> bool:
-        """Have this decode worker take a handoff and drop it, so that prefill frees its blocks.
+    async def end(self, reading: asyncio.Task[Any], request_id: str) -> None:
+        """Have the engine end a generation that ``reading`` reads; see :func:`vllm_ending.end`."""
+        await vllm_ending.end(self, reading, request_id)
 
-        There is no RPC for it: prefill only listens to the decode worker's engine. A call that
-        is cancelled as soon as it is written does not do: the cancel overtakes the engine's
-        handler (measured on loopback: 84 of 100 handoffs stayed pinned). So one token is asked
-        for, and the call is cancelled at its first message or after ``wait_s``, by when the
-        engine has it in its queue.
-
-        Args:
-            request: The decode leg with its handoff.
-            wait_s: Longest wait.
-
-        Returns:
-            Whether the worker had the request; if not, the lease will free the blocks.
-        """
-        sampling = replace(
-            request.sampling,
-            max_tokens=1,
-            min_tokens=0,
-            constraint=None,
-            logprobs=None,
-            prompt_logprobs=None,
-        )
-        order = replace(request, sampling=sampling, stream=True)
-        call = self.generate(order, first_timeout_s=wait_s)
-        try:
-            async with call:
-                await anext(call)
-        except (SilenceTimeout, RpcFailed):
-            # Queued, or refused inside Generate: the worker lets prefill know in either case.
-            return call.sent
-        except UpstreamError:
-            return False
-        return True
+    async def release(self, request: EngineRequest) -> bool:
+        """Have this decode worker drop a handoff; see :func:`vllm_ending.release`."""
+        return await vllm_ending.release(self, request)
 
     async def abort(self, ids: Sequence[str]) -> int:
         """Have the worker end requests by their ids; takes at most 2 s and raises nothing.

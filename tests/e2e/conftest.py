@@ -1,6 +1,7 @@
 """What the end-to-end suite runs against: simulated workers, or any gateway that is up.
 
-Without options a simulated SGLang pair and the gateway are started here. With ``--gateway-url``
+Without options simulated pairs, SGLang and vLLM with either connector, are started here, each with
+a gateway. With ``--gateway-url``
 (and ``--worker-urls``, where the workers' own load counters are read) it runs against that one;
 ``make test-engines`` does so with real workers. A test without a marker is for every engine;
 ``engine`` names those that a test is for, ``real`` says that it needs real workers.
@@ -17,11 +18,9 @@ import httpx
 import openai
 import pytest
 
-from app.sim import SglangSim
+from app.sim import SglangSim, VllmSim
 from tests.e2e.loads import BUSY_WITHIN_S, Workers
 from tests.e2e.simulated import ENGINES, READY_WITHIN_S, Fleet, Real, Simulated
-
-SIMULATED = ("sglang",)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -39,7 +38,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "fleet" not in metafunc.fixturenames:
         return
     is_real = bool(metafunc.config.getoption("--gateway-url", default=None))
-    there = (metafunc.config.getoption("--engine"),) if is_real else SIMULATED
+    there = (metafunc.config.getoption("--engine"),) if is_real else ENGINES
     needs_real = metafunc.definition.get_closest_marker("real") is not None
     marker = metafunc.definition.get_closest_marker("engine")
     wanted = () if marker is None else marker.args
@@ -126,7 +125,7 @@ def engine(fleet: Fleet) -> str:
 
 
 @pytest.fixture(scope="session")
-def sims(fleet: Fleet) -> tuple[SglangSim, ...]:
+def sims(fleet: Fleet) -> tuple[SglangSim | VllmSim, ...]:
     """The simulated workers, prefill first; empty when the workers are real."""
     return fleet.sims
 

@@ -5,15 +5,19 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import uvicorn
 
 from app.main import create_app
 from app.settings import PrefillUrl, Settings
-from app.sim import SglangSim, sim_pair
+from app.sim import SglangSim, VllmSim, sim_pair, vllm_pair
+from app.sim.folder_tokenizer import FolderTokenizer
+from app.sim.small_tokenizer import write_small_tokenizer
 
 READY_WITHIN_S = 20.0
 DECODE_STEP_S = 0.004
@@ -49,7 +53,7 @@ class Fleet:
     engine: str
     gateway_url: str
     worker_urls: tuple[str, ...]
-    sims: tuple[SglangSim, ...] = ()
+    sims: tuple[SglangSim | VllmSim, ...] = ()
     real: Real | None = None
 
 
@@ -83,16 +87,22 @@ class Simulated:
 
     async def _serve(self) -> None:
         self.loop = asyncio.get_running_loop()
-        async with _pair() as (prefill, decode):
+        async with AsyncExitStack() as stack:
+            model = None
+            if self.engine != "sglang":
+                model = Path(stack.enter_context(TemporaryDirectory()))
+                write_small_tokenizer(model)
+            prefill, decode = await _pair(stack, self.engine, model)
             settings = Settings(
                 prefill=(PrefillUrl(prefill.url, prefill.bootstrap_port),),
                 decode=(decode.url,),
+                model_path=None if model is None else str(model),
                 log_level="error",
             )
-            async with serving(settings) as url:
-                self.fleet = Fleet(self.engine, url, (prefill.url, decode.url), (prefill, decode))
-                self.is_up.set()
-                await self.stopping.wait()
+            url = await stack.enter_async_context(serving(settings))
+            self.fleet = Fleet(self.engine, url, (prefill.url, decode.url), (prefill, decode))
+            self.is_up.set()
+            await self.stopping.wait()
 
 
 @asynccontextmanager
@@ -112,5 +122,18 @@ async def serving(settings: Settings) -> AsyncIterator[str]:
             await task
 
 
-def _pair() -> AbstractAsyncContextManager[tuple[SglangSim, SglangSim]]:
-    return sim_pair(decode_step_s=DECODE_STEP_S, context_length=8192)
+async def _pair(
+    stack: AsyncExitStack, engine: str, model: Path | None
+) -> tuple[SglangSim | VllmSim, SglangSim | VllmSim]:
+    """Starts a prefill and a decode worker; vLLM's with the leases of real ones."""
+    pace: dict[str, Any] = {"decode_step_s": DECODE_STEP_S, "context_length": 8192}
+    if model is None:
+        return await stack.enter_async_context(sim_pair(**pace))
+    pair = vllm_pair(
+        engine.removeprefix("vllm-"),
+        tokenizer=FolderTokenizer(model),
+        lease_s=30.0,
+        mooncake_abort_s=480.0,
+        **pace,
+    )
+    return await stack.enter_async_context(pair)

@@ -8,6 +8,8 @@ from typing import Any
 import openai
 from openai.types.chat import ChatCompletionMessageParam
 
+from app.sim import Seen, VllmSeen
+
 FRANCE: list[ChatCompletionMessageParam] = [
     {"role": "user", "content": "What is the capital of France?"}
 ]
@@ -101,13 +103,20 @@ async def test_two_choices_streamed(client: openai.AsyncOpenAI, model: str) -> N
 
 
 async def test_seeded_choices(client: openai.AsyncOpenAI, model: str, sims: Any) -> None:
-    """A seed with n=2 gives two choices; the simulated workers saw seed and seed + 1."""
+    """A seed with n=2 gives two choices; simulated decode saw seed and seed + 1."""
     answer = await ask(client, model, n=2, seed=4000, temperature=0.8)
     assert [choice.index for choice in answer.choices] == [0, 1]
-    for sim in sims:
-        asked = [seen.body for seen in sim.seen if seen.body.get("seed") in (4000, 4001)]
-        assert sorted(body["seed"] for body in asked) == [4000, 4001]
-        assert all(body["n"] == 1 for body in asked)
+    for sim in sims[1:]:
+        asked = [pair for pair in map(seed_and_n, sim.seen) if pair[0] in (4000, 4001)]
+        assert sorted(asked) == [(4000, 1), (4001, 1)]
+
+
+def seed_and_n(seen: Seen | VllmSeen) -> tuple[int | None, int]:
+    """What a simulated worker was asked for."""
+    if isinstance(seen, VllmSeen):
+        params = seen.request.sampling_params
+        return params.seed, params.n
+    return seen.body.get("seed"), seen.body.get("n", 1)
 
 
 async def test_logprobs(client: openai.AsyncOpenAI, model: str) -> None:

@@ -7,7 +7,8 @@ from typing import Any
 import openai
 
 FRANCE, ITALY = "The capital of France is", "The capital of Italy is"
-FRANCE_IDS, ITALY_IDS = [504, 3575, 282, 4649, 314], [504, 3575, 282, 7158, 314]
+# Tokens of every vocabulary, small ones too; what they say does not matter.
+FRANCE_IDS, ITALY_IDS = [504, 1575, 282, 1649, 314], [504, 1575, 282, 1158, 314]
 N_TOKENS = 6
 
 

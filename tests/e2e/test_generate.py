@@ -8,7 +8,8 @@ from typing import Any
 import httpx
 
 FRANCE, ITALY = "The capital of France is", "The capital of Italy is"
-FRANCE_IDS, ITALY_IDS = [504, 3575, 282, 4649, 314], [504, 3575, 282, 7158, 314]
+# Tokens of every vocabulary, small ones too; what they say does not matter.
+FRANCE_IDS, ITALY_IDS = [504, 1575, 282, 1649, 314], [504, 1575, 282, 1158, 314]
 N_TOKENS = 6
 LOGPROBS = {"return_logprob": True, "logprob_start_len": 0}
 GREEDY = {"temperature": 0, "max_new_tokens": N_TOKENS, "ignore_eos": True}

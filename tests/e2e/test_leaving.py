@@ -11,6 +11,7 @@ import openai
 import pytest
 from openai.types.chat import ChatCompletionMessageParam
 
+from app.sim import SglangSim, VllmSim
 from tests.e2e.loads import Workers
 
 STORY: list[ChatCompletionMessageParam] = [{"role": "user", "content": "Tell a long story."}]
@@ -36,9 +37,10 @@ async def leave_stream(
     await stream.close()
 
 
-def n_aborted(sims: tuple[Any, ...]) -> int:
-    """Requests that simulated workers were told to abort."""
-    return sum(len(sim.aborted) for sim in sims)
+def n_aborted(sims: tuple[SglangSim | VllmSim, ...]) -> int:
+    """Requests that simulated workers were told to abort; with vLLM a cancelled call is, too."""
+    n_cancelled = sum(len(sim.cancelled) for sim in sims if isinstance(sim, VllmSim))
+    return n_cancelled + sum(len(sim.aborted) for sim in sims)
 
 
 async def test_leaving_a_stream(

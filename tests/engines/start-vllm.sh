@@ -9,7 +9,7 @@
 #   BASE_PORT=32220    gRPC ports, one after another: prefills, then decodes;
 #                      a worker's NIXL side channel is its port + 500, a prefill's
 #                      Mooncake bootstrap server its port + 100
-#   MODEL_NAME=smollm2  MAX_LEN=4096  KV_BYTES=512M  LEASE_S=30 (NIXL)  WAIT_S=300
+#   MODEL_NAME=smollm2  MAX_LEN=4096  KV_BYTES=512M  LEASE_S=30  WAIT_S=300
 #   PIN=1              a core for each worker (0: not)      EXTRA_ARGS=
 set -eu
 
@@ -45,6 +45,7 @@ export SMG_VLLM_SERVICER_WARMUP=off
 export VLLM_LOG_STATS_INTERVAL=1
 # The transfer stays on loopback.
 export VLLM_HOST_IP=127.0.0.1 VLLM_NIXL_SIDE_CHANNEL_HOST=127.0.0.1
+export VLLM_MOONCAKE_ABORT_REQUEST_TIMEOUT="${LEASE_S:-30}"
 export UCX_TLS=tcp UCX_NET_DEVICES=lo NIXL_PTHR_DELAY_US=1000
 
 healthy() {

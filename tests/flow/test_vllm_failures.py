@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from app.dispatch import token_call
 from app.sim import VllmFault, VllmFaultKind
-from app.sim.vllm_servicer import VllmServicer
 from app.upstream.failures import ConnectFailed
 from app.upstream.vllm_call import VllmCall
 from app.upstream.vllm_status import HTTP_STATUS
@@ -48,15 +48,22 @@ async def test_statuses_of_a_leg(
         assert fleet.charged == ([leg] if is_charged else []), status
         live.breaker.reset()
     await fleet.settle()
-    if leg == "prefill" and connector == "nixl":
+    if leg == "prefill":
         assert fleet.decode.seen == []
 
 
-async def test_constraint_that_cannot_be_kept(stack: AsyncExitStack, model: Path) -> None:
-    """422 constraint_failed, from the trailing metadata of decode; nobody pays."""
+@pytest.mark.parametrize("is_marked", [False, True], ids=["refused", "marked"])
+async def test_constraint_that_cannot_be_kept(
+    stack: AsyncExitStack, model: Path, is_marked: bool
+) -> None:
+    """400 as vLLM's servicer says it; 422 where one marks it in its trailing metadata."""
     fleet = await fleet_of(stack, model)
+    if is_marked:
+        marked = {"smg-constraint-failed": "engine"}
+        fleet.decode.faults.refuse("FAILED_PRECONDITION", "no token is left", trailing=marked)
     got = await fleet.ask(CHAT, body_of(CHAT, ignore_eos=False, regex="("))
-    assert (got.status, got.error["leg"], got.error["code"]) == (422, "decode", "constraint_failed")
+    assert (got.status, got.error["leg"]) == (422 if is_marked else 400, "decode")
+    assert (got.error["code"] == "constraint_failed") is is_marked
     assert fleet.prefill.computed_prompt_tokens > 0
     await fleet.settle()
     assert fleet.charged == []
@@ -70,9 +77,7 @@ async def test_connection_is_reset(
     stack: AsyncExitStack, model: Path, connector: str, leg: str, stream: bool, kind: VllmFaultKind
 ) -> None:
     """502 that names the worker whose connection broke, or which is gone."""
-    # With Mooncake decode might have the KV cache before the connection of prefill breaks.
-    slow = {"lead_s": 0.2} if (connector, leg) == ("mooncake", "prefill") else {}
-    fleet = await fleet_of(stack, model, connector, decode=slow, **SHORT)
+    fleet = await fleet_of(stack, model, connector, **SHORT)
     worker = fleet.prefill if leg == "prefill" else fleet.decode
     worker.faults.add(fault(kind))
     got = await fleet.ask(CHAT, body_of(CHAT, stream=stream))
@@ -93,45 +98,85 @@ async def restart(fleet: VllmFleet) -> None:
 async def test_prefill_dies_in_mid_prefill(
     stack: AsyncExitStack, model: Path, connector: str
 ) -> None:
-    """It is named at once; with Mooncake decode is cancelled long before it would give up."""
+    """It is named at once; decode has not heard of it."""
     fleet = await fleet_of(stack, model, connector, prefill={"prefill_tokens_per_s": 5.0})
 
     async def kill() -> None:
         await until(lambda: fleet.prefill.engine.jobs)
-        if connector == "mooncake":
-            await until(lambda: fleet.decode.engine.jobs)
         await fleet.prefill.kill()
 
     got = await fleet.during(fleet.ask(CHAT, body_of(CHAT)), kill())
     assert (got.status, got.error["leg"]) == (502, "prefill")
+    assert fleet.decode.seen == []
     await fleet.settle()
     assert fleet.charged == ["prefill"]
     await restart(fleet)
 
 
-async def test_mooncake_prefill_fails_while_decode_waits(
-    stack: AsyncExitStack, model: Path
+@pytest.mark.parametrize("status", ["INTERNAL", "RESOURCE_EXHAUSTED", "INVALID_ARGUMENT"])
+async def test_mooncake_prefill_fails(stack: AsyncExitStack, model: Path, status: str) -> None:
+    """Decode has not heard of it: it would hold room for the blocks, which nothing gives back."""
+    fleet = await fleet_of(stack, model, "mooncake")
+    fleet.prefill.faults.refuse(status, "out of order")
+    got = await fleet.ask(CHAT, body_of(CHAT))
+    assert (got.status, got.error["leg"]) == (HTTP_STATUS[status], "prefill")
+    assert got.error["message"] == "out of order"
+    assert fleet.decode.seen == []
+
+
+def slow_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prefill is looked after more often than every five seconds."""
+    monkeypatch.setattr(token_call, "LOOK_S", 0.05)
+
+
+@pytest.mark.parametrize("comes_back", [False, True], ids=["is gone", "comes back"])
+async def test_mooncake_prefill_dies_while_decode_waits(
+    stack: AsyncExitStack, model: Path, monkeypatch: pytest.MonkeyPatch, comes_back: bool
 ) -> None:
-    """Decode's transfer cannot come any more: it is cancelled at once, and prefill is named."""
-    slow: dict[str, Any] = {
-        "prefill": {"prefill_tokens_per_s": 100.0},
-        "decode": {"transfer_s_per_token": 0.05},
-    }
-    fleet = await fleet_of(stack, model, "mooncake", **slow)
-    fleet.prefill.faults.add(fault(VllmFaultKind.BREAK, status="INTERNAL", message="out of order"))
+    """Nobody tells decode, which would wait 540 s: the gateway sees it, and names prefill."""
+    slow_looks(monkeypatch)
+    short: dict[str, Any] = {"mooncake_abort_s": 2.0, "mooncake_grace_s": 0.0}
+    slow = {"transfer_s_per_token": 0.01}
+    fleet = await fleet_of(stack, model, "mooncake", decode=slow, **short)
+    # Decode knows this prefill worker, and does not ask its bootstrap server again.
+    assert (await fleet.ask(CHAT, body_of(CHAT))).status == 200
 
-    async def wait() -> None:
-        await until(lambda: fleet.decode.engine.jobs)
+    async def kill() -> None:
+        await until(lambda: fleet.decode.engine.ranks[0].receiving)
+        await fleet.prefill.kill()
+        if comes_back:
+            await fleet.prefill.restart()
 
-    async with asyncio.timeout(2.0):
-        got = await fleet.during(fleet.ask(CHAT, body_of(CHAT)), wait())
-        assert (got.status, got.error["leg"]) == (500, "prefill")
-        assert got.error["message"] == "out of order"
-        await until(lambda: fleet.decode.cancelled)
-    assert fleet.decode.cancelled == [fleet.decode.seen[0].request_id]
-    assert fleet.decode.generated_tokens == 0
+    got = await fleet.during(fleet.ask(CHAT, body_of(CHAT)), kill())
+    assert (got.status, got.error["leg"], got.error["code"]) == (502, "prefill", "worker_broken")
+    assert "gone" in got.error["message"]
     await fleet.settle()
+    assert fleet.decode.aborted == [fleet.decode.seen[1].request_id]
+    assert fleet.decode.counters.n_orphaned_loads == 1
     assert fleet.charged == ["prefill"]
+    await restart(fleet)
+
+
+async def test_mooncake_decode_is_slow(
+    stack: AsyncExitStack, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Prefill is there, as often as it is looked after: nothing happens."""
+    slow_looks(monkeypatch)
+    fleet = await fleet_of(stack, model, "mooncake", decode={"lead_s": 0.5})
+    assert (await fleet.ask(CHAT, body_of(CHAT))).status == 200
+    assert fleet.decode.aborted == []
+
+
+async def test_mooncake_decode_is_too_slow(stack: AsyncExitStack, model: Path) -> None:
+    """504 of decode, whose request is aborted and not cancelled."""
+    settings = {"request_timeout_secs": 0.3}
+    fleet = await fleet_of(stack, model, "mooncake", decode={"lead_s": 60.0}, settings=settings)
+    got = await fleet.ask(CHAT, body_of(CHAT))
+    assert (got.status, got.error["leg"], got.error["code"]) == (504, "decode", "worker_timeout")
+    await fleet.settle()
+    assert fleet.decode.aborted == [fleet.decode.seen[0].request_id]
+    assert fleet.prefill.counters.n_releases == 1
+    assert fleet.charged == ["decode"]
 
 
 @LEGS
@@ -242,23 +287,3 @@ async def test_second_choice_finds_prefill_gone(
     assert (got.status, got.error["leg"]) == (502, "prefill")
     assert got.error["code"] == "worker_unreachable"
     assert sum(len(worker.seen) for worker in fleet.prefills) == 1
-
-
-async def test_mooncake_prefill_fails_after_decode_spoke(
-    stack: AsyncExitStack, model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The KV cache had arrived: the answer is whole, and nobody pays."""
-    fleet = await fleet_of(stack, model, "mooncake", decode={"decode_step_s": 0.02})
-    midway = VllmServicer._midway
-
-    async def later(servicer: VllmServicer, fault: VllmFault) -> None:
-        await asyncio.sleep(0.1)
-        await midway(servicer, fault)
-
-    monkeypatch.setattr(VllmServicer, "_midway", later)
-    fleet.prefill.faults.add(fault(VllmFaultKind.BREAK))
-    got = await fleet.ask(CHAT, body_of(CHAT, stream=True, n_tokens=20))
-    assert (got.status, got.events[-1]) == (200, "[DONE]")
-    assert fleet.decode.generated_tokens == 20
-    await fleet.settle()
-    assert fleet.charged == []

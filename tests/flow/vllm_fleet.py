@@ -1,7 +1,8 @@
 """A whole gateway before simulated vLLM workers, all in the test's own loop.
 
-As in ``fleet`` both sides are looked at. What a worker kept for another one (pinned blocks) is a
-leftover like any other.
+As in ``fleet`` both sides are looked at. What a worker kept for another one (pinned blocks), room
+that it holds for blocks of a request that is over, and Mooncake's asks for such blocks are
+leftovers like any other.
 """
 
 from __future__ import annotations
@@ -75,6 +76,8 @@ class VllmFleet(Fleet):
             "requests in workers": sum(w.n_active for w in self.workers),
             "jobs in engines": sum(len(w.engine.jobs) for w in self.workers),
             "pinned blocks": self.n_pinned_blocks,
+            "held tokens": sum(w.n_held_tokens for w in self.workers),
+            "asks for blocks": sum(w.n_waiting_asks for w in self.workers),
             "tasks": [str(task) for task in extra if not _is_of_a_worker(task)],
         }
         return {name: what for name, what in held.items() if what}

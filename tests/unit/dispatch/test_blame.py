@@ -212,6 +212,12 @@ def test_success_credits_both(settling: Settling) -> None:
     assert [("success", "decode"), ("success", "prefill")] == settling.told
 
 
+def test_success_of_decode_alone(settling: Settling) -> None:
+    """Prefill was not asked, so nothing is known of it."""
+    settling.blame.succeeded(settling.pair, has_asked_prefill=False)
+    assert [("success", "decode")] == settling.told
+
+
 def test_late_failure_is_neither_credit_nor_charge(settling: Settling) -> None:
     """Prefill failed when it no longer mattered: it is probed, and its breaker stays as it was."""
     late = LegBroken("cut", leg="prefill", worker_id="p", detail="reset by 10.0.0.1")

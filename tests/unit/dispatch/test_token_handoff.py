@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import orjson
@@ -15,7 +16,7 @@ from app.protocol.engine import Complete, Constraint, EngineRequest, Sampling
 from app.workers.worker import Role, Worker, WorkerSpec
 
 LEASE_S = 30.0
-DECODE = Worker(WorkerSpec("grpc://d:1", Role.DECODE))
+DECODES = tuple(Worker(WorkerSpec(f"grpc://d:{i}", Role.DECODE)) for i in (1, 2))
 REQUEST = EngineRequest("r", [1, 2], "", Sampling(), stream=True)
 NIXL = TransferPlan(Transfer.NIXL, prefill_json=NIXL_TAG)
 UNKNOWN = TransferPlan(Transfer.UNKNOWN)
@@ -38,7 +39,7 @@ class Surroundings:
 
     def __init__(self) -> None:
         self.s = 100.0
-        self.released: list[tuple[Worker, EngineRequest]] = []
+        self.released: list[tuple[tuple[Worker, ...], EngineRequest]] = []
         self.by_kind: Counter[str] = Counter()
         self.gaps_s: list[float] = []
         self.counts = self.reaper = self
@@ -55,9 +56,9 @@ class Surroundings:
         """Notes."""
         self.gaps_s.append(gap_s)
 
-    def release_blocks(self, worker: Worker, request: EngineRequest) -> None:
+    def release_blocks(self, workers: Sequence[Worker], request: EngineRequest) -> None:
         """Notes."""
-        self.released.append((worker, request))
+        self.released.append((tuple(workers), request))
 
 
 @pytest.fixture
@@ -94,8 +95,8 @@ def test_age_decides(
     assert handoff.is_stale() is is_stale
     assert around.gaps_s == [pytest.approx(gap_s)]
     assert handoff.may_move() is may_move
-    handoff.release(DECODE, REQUEST)
-    assert around.released == ([(DECODE, REQUEST)] if is_released else [])
+    handoff.release(DECODES, REQUEST)
+    assert around.released == ([(DECODES, REQUEST)] if is_released else [])
     assert around.by_kind["released"] == int(is_released)
 
 
@@ -103,8 +104,20 @@ def test_pushed_handoff_does_not_move(around: Surroundings) -> None:
     """It can be released all the same."""
     handoff = held(around, transfer_mode="push")
     assert not handoff.may_move()
-    handoff.release(DECODE, REQUEST)
-    assert len(around.released) == 1
+    assert not handoff.is_pull
+    handoff.release(DECODES, REQUEST)
+    assert around.released == [(DECODES, REQUEST)]
+
+
+def test_mooncake_may_move_unless_it_was_sent(around: Surroundings) -> None:
+    """Any decode worker may ask, once."""
+    handoff = held(around, MOONCAKE)
+    assert handoff.text == "{}"
+    assert handoff.may_move()
+    assert handoff.is_unread(broken(), REQUEST, was_sent=False)
+    assert not handoff.is_unread(broken(KV_LOAD_FAILED), REQUEST, was_sent=True)
+    handoff.release(DECODES, REQUEST)
+    assert around.released == [(DECODES, REQUEST)]
 
 
 @pytest.mark.parametrize("plan", [UNKNOWN, MOONCAKE])
@@ -117,16 +130,13 @@ def test_only_nixl_has_a_lease(around: Surroundings, plan: TransferPlan) -> None
 
 
 def test_nothing_is_released_of_what_was_never_pinned(around: Surroundings) -> None:
-    """An empty one, a dropped one, and one of Mooncake, whose legs are sent together."""
+    """An empty one, a dropped one and an incomplete one."""
     tools: Any = around
-    foreseen = HeldHandoff(tools)
-    foreseen.foresee(MOONCAKE)
-    assert foreseen.text == "{}"
     dropped = held(around)
     dropped.drop()
     assert dropped.text is None
-    for handoff in (HeldHandoff(tools), foreseen, dropped, held(around, remote_host="")):
-        handoff.release(DECODE, REQUEST)
+    for handoff in (HeldHandoff(tools), dropped, held(around, remote_host="")):
+        handoff.release(DECODES, REQUEST)
         assert not handoff.may_move()
     assert around.released == []
 

@@ -11,34 +11,32 @@ import pytest
 from app.dispatch import abort as abort_module
 from app.dispatch.abort import LegReaper
 from app.errors import LegBroken, ShuttingDown
-from app.protocol.engine import Complete, EngineRequest, Sampling
-from app.upstream.failures import ConnectFailed, UpstreamError
+from app.protocol.engine import EngineRequest, Sampling
 from app.workers.worker import Role, Worker, WorkerSpec
 
-WORKER = Worker(WorkerSpec("grpc://w:1", Role.DECODE))
+WORKERS = [Worker(WorkerSpec(f"grpc://w:{i}", Role.DECODE)) for i in range(1, 5)]
 REQUEST = EngineRequest("r", [1], "", Sampling(), stream=True)
 
 
 class Clients:
-    """Every worker's client; a release waits until it may end."""
+    """The workers' clients; a release waits until it may end, and ends as it is told."""
 
     def __init__(self) -> None:
+        self.asked: list[Worker] = []
         self.released: list[EngineRequest] = []
         self.may_end = asyncio.Event()
-        self.failure: UpstreamError | None = None
+        self.outcomes: list[bool] = []
 
     def vllm(self, worker: Worker) -> Clients:
         """The client of a worker."""
-        del worker
+        self.asked.append(worker)
         return self
 
     async def release(self, request: EngineRequest) -> bool:
         """Notes it."""
         self.released.append(request)
         await self.may_end.wait()
-        if self.failure is not None:
-            raise self.failure
-        return True
+        return self.outcomes.pop(0) if self.outcomes else True
 
 
 @pytest.fixture
@@ -61,13 +59,16 @@ async def reaper(clients: Clients) -> AsyncIterator[LegReaper]:
 
 
 async def test_opening_outlives_its_request(reaper: LegReaper) -> None:
-    """The request is cancelled; the leg is, too, but only after its time."""
-    began, cancelled = asyncio.Event(), asyncio.Event()
+    """The request is cancelled; the leg is, too, but only after it was ended by other means."""
+    began, may_end, cancelled = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
     async def opening() -> str:
         began.set()
         await cancelled.wait()
         return "over"
+
+    async def end() -> None:
+        await may_end.wait()
 
     task = reaper.adopt(opening())
     async with asyncio.TaskGroup() as group:
@@ -75,9 +76,10 @@ async def test_opening_outlives_its_request(reaper: LegReaper) -> None:
         await began.wait()
         request.cancel()
     assert not task.done()
-    reaper.leave(task, cancelled.set, 0.05)
+    reaper.leave(task, cancelled.set, end)
     await asyncio.sleep(0.01)
     assert (cancelled.is_set(), reaper.n_pending) == (False, 1)
+    may_end.set()
     async with asyncio.timeout(1):
         await asyncio.wait({task})
         await cancelled.wait()
@@ -86,21 +88,6 @@ async def test_opening_outlives_its_request(reaper: LegReaper) -> None:
 
 async def _wait(task: asyncio.Task[Any]) -> None:
     await asyncio.shield(task)
-
-
-async def test_opening_that_speaks_is_cancelled_at_once(reaper: LegReaper) -> None:
-    """Its engine has the request, so there is nothing to wait for."""
-    speaks, cancelled = asyncio.Event(), asyncio.Event()
-
-    async def opening() -> None:
-        await speaks.wait()
-
-    reaper.leave(reaper.adopt(opening()), cancelled.set, 60.0)
-    await asyncio.sleep(0)
-    assert not cancelled.is_set()
-    speaks.set()
-    async with asyncio.timeout(1):
-        await cancelled.wait()
 
 
 @pytest.mark.parametrize("error", [LegBroken("broken", leg="decode"), ValueError("a defect")])
@@ -139,78 +126,23 @@ async def test_one_leg_too_many_is_cancelled_at_once(
     monkeypatch.setattr(abort_module, "MAX_PENDING", 0)
     cancelled = asyncio.Event()
     opening = reaper.adopt(cancelled.wait())
-    reaper.leave(opening, cancelled.set, 60.0)
+    reaper.leave(opening, cancelled.set, asyncio.Event().wait)
     assert (cancelled.is_set(), reaper.n_pending) == (True, 0)
     assert await opening is True
 
 
-@pytest.mark.parametrize("failure", [None, ConnectFailed("nobody there")])
-async def test_release(reaper: LegReaper, clients: Clients, failure: UpstreamError | None) -> None:
-    """One that fails ends with the lease; either way it is over."""
-    clients.failure = failure
-    reaper.release_blocks(WORKER, REQUEST)
+@pytest.mark.parametrize(
+    ("outcomes", "n_asked"),
+    [([], 1), ([False], 2), ([False, True], 2), ([False, False, False], 3)],
+)
+async def test_release(
+    reaper: LegReaper, clients: Clients, outcomes: list[bool], n_asked: int
+) -> None:
+    """The workers are tried in turn until one has had it; three in vain, and the lease ends it."""
+    clients.outcomes = outcomes
+    reaper.release_blocks(WORKERS, REQUEST)
     assert reaper.n_pending == 1
     clients.may_end.set()
     await asyncio.sleep(0.01)
-    assert (clients.released, reaper.n_pending) == ([REQUEST], 0)
-
-
-class Prefilling:
-    """A prefill leg whose engine can be told to abort it."""
-
-    def __init__(self, ending: Complete | None) -> None:
-        self.told: list[str] = []
-        self._ending = ending
-        self._over = asyncio.Event()
-
-    async def run(self) -> Complete:
-        """Ends when somebody has it aborted, or cancels it."""
-        await self._over.wait()
-        if self._ending is None:
-            raise LegBroken("aborted", leg="prefill", worker_id="w")
-        return self._ending
-
-    async def abort(self) -> None:
-        """Notes it; a deaf engine goes on."""
-        self.told.append("abort")
-        if not self.is_deaf:
-            self._over.set()
-
-    def cancel(self) -> None:
-        """Notes it."""
-        self.told.append("cancel")
-        self._over.set()
-
-    is_deaf = False
-
-
-async def ended(reaper: LegReaper, leg: Prefilling) -> list[Complete]:
-    """Leaves a prefill; returns what was released."""
-    released: list[Complete] = []
-    running = reaper.adopt(leg.run())
-    await asyncio.sleep(0)
-    reaper.abandon(leg, running, released.append)
-    while reaper.n_pending:  # noqa: ASYNC110 - bounded by the fixture
-        await asyncio.sleep(0.005)
-    return released
-
-
-@pytest.mark.parametrize("has_ended", [False, True], ids=["in time", "too late"])
-async def test_abandoned_prefill(reaper: LegReaper, has_ended: bool) -> None:
-    """The engine says whether the abort came in time; if not, its blocks are released."""
-    ending = Complete((), "length", 3, 1, 0, handoff_json="{}") if has_ended else None
-    leg = Prefilling(ending)
-    released = await ended(reaper, leg)
-    assert leg.told[0] == "abort"
-    assert released == ([ending] if has_ended else [])
-
-
-async def test_abandoned_prefill_of_a_deaf_engine(
-    reaper: LegReaper, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """After a while its call is cancelled."""
-    monkeypatch.setattr(abort_module, "ABANDON_TIMEOUT_S", 0.05)
-    leg = Prefilling(None)
-    leg.is_deaf = True
-    assert await ended(reaper, leg) == []
-    assert leg.told == ["abort", "cancel"]
+    assert clients.asked == WORKERS[:n_asked]
+    assert (clients.released, reaper.n_pending) == ([REQUEST] * n_asked, 0)

@@ -8,7 +8,6 @@ import time
 from typing import Any
 
 import grpc
-import httpx
 import pytest
 
 from app.sim import VllmFault, VllmFaultKind, vllm_pair
@@ -27,19 +26,6 @@ NIXL_KEYS = {
 def text(end: pb.GenerateComplete) -> str:
     """Bytes as text."""
     return bytes(i for i in end.output_ids if i < 256).decode()
-
-
-def mooncake(prefill: Any, transfer_id: str = "xfer-1") -> tuple[dict[str, Any], dict[str, Any]]:
-    """What a gateway tells prefill and decode."""
-    keep = {"do_remote_decode": True, "do_remote_prefill": False, "transfer_id": transfer_id}
-    load = {
-        "do_remote_decode": False,
-        "do_remote_prefill": True,
-        "transfer_id": transfer_id,
-        "remote_engine_id": prefill.engine_id,
-        "remote_bootstrap_addr": f"http://127.0.0.1:{prefill.bootstrap_port}",
-    }
-    return keep, load
 
 
 # ---- NIXL
@@ -172,19 +158,44 @@ async def test_a_decode_cancelled_in_the_queue_releases_prefill(talk: Any) -> No
         busy.cancel()
 
 
-async def test_a_decode_cancelled_while_it_loads_finishes_the_load(talk: Any) -> None:
-    """Prefill hears of it when the read is over."""
-    async with vllm_pair(decode={"transfer_s_per_token": 0.01}, lease_s=30.0) as (prefill, decode):
+@pytest.mark.parametrize("is_cancelled", [True, False], ids=["cancelled", "aborted"])
+async def test_decode_given_up_while_it_loads(talk: Any, is_cancelled: bool) -> None:
+    """Its room is held until the read is over; the servicer tells prefill of a cancel at once."""
+    async with vllm_pair(decode={"transfer_s_per_token": 0.02}, lease_s=30.0) as (prefill, decode):
         kept = await talk.prefill(prefill, PROMPT)
         stub = await talk.stub(decode)
         call = stub.Generate(talk.request(PROMPT, kv=kept.kv_transfer_params_json))
-        await talk.until(lambda: decode.n_active == 1)
-        await asyncio.sleep(0.05)
-        call.cancel()
+        await talk.until(lambda: decode.engine.ranks[0].receiving)
+        if is_cancelled:
+            call.cancel()
+        else:
+            await stub.Abort(pb.AbortRequest(request_ids=["r"]))
         await talk.until(lambda: decode.n_active == 0)
-        assert prefill.n_pinned_blocks == 2
-        await talk.until(lambda: prefill.n_pinned_blocks == 0)
+        assert (decode.n_held_tokens, decode.n_orphaned_tokens) == (len(PROMPT), len(PROMPT))
+        if is_cancelled:
+            await talk.until(lambda: prefill.n_pinned_blocks == 0)
+            assert decode.n_orphaned_tokens == len(PROMPT)
+        else:
+            assert prefill.n_pinned_blocks == 2
+        await talk.until(lambda: prefill.n_pinned_blocks == decode.n_held_tokens == 0)
         assert decode.generated_tokens == 0
+        assert (decode.counters.n_orphaned_loads, decode.counters.n_transfers) == (1, 1)
+
+
+async def test_loads_take_no_slot(talk: Any) -> None:
+    """Two loads at a time on an engine that runs one sequence."""
+    settings = {"max_num_seqs": 1, "transfer_s_per_token": 0.004, "decode_step_s": 0.02}
+    async with vllm_pair(decode=settings, lease_s=30.0) as (prefill, decode):
+        rank = decode.engine.ranks[0]
+        async with asyncio.TaskGroup() as group:
+            for prompt in (PROMPT, PROMPT[::-1]):
+                kept = await talk.prefill(prefill, prompt)
+                kv = kept.kv_transfer_params_json
+                group.create_task(talk.whole(decode, prompt, kv=kv))
+            await talk.until(lambda: len(rank.receiving) == 2)
+            await talk.until(lambda: rank.arrived and len(rank.running) == 1)
+        assert decode.counters.n_transfers == 2
+        assert decode.n_held_tokens == 0
 
 
 async def test_a_refused_decode_releases_prefill(talk: Any) -> None:
@@ -276,76 +287,6 @@ async def test_an_incomplete_handoff_parks_the_request(talk: Any) -> None:
             async with asyncio.timeout(0.1):
                 await call.read()
         await talk.until(lambda: len(decode.cancelled) == 1)
-
-
-# ---- Mooncake
-
-
-async def test_mooncake_one_after_the_other(talk: Any) -> None:
-    """No handoff comes back; decode reports the whole prompt as cached."""
-    async with vllm_pair("mooncake") as (prefill, decode):
-        keep, load = mooncake(prefill)
-        kept = await talk.prefill(prefill, PROMPT, kv=keep)
-        assert not kept.HasField("kv_transfer_params_json")
-        assert prefill.n_pinned_blocks == 2
-        end = await talk.whole(decode, PROMPT, kv=load)
-        assert prefill.mark(list(PROMPT.encode())) in text(end)
-        assert end.cached_tokens == len(PROMPT)
-        await talk.until(lambda: prefill.n_pinned_blocks == 0)
-
-
-async def test_mooncake_both_at_once(talk: Any) -> None:
-    """Decode may ask before prefill has the request."""
-    async with vllm_pair("mooncake") as (prefill, decode):
-        keep, load = mooncake(prefill)
-        async with asyncio.TaskGroup() as group:
-            decoding = group.create_task(talk.whole(decode, PROMPT, kv=load))
-            await talk.until(lambda: decode.n_active == 1)
-            await asyncio.sleep(0.05)
-            await talk.prefill(prefill, PROMPT, kv=keep)
-        assert prefill.mark(list(PROMPT.encode())) in text(decoding.result())
-        assert decode.computed_prompt_tokens == 1
-
-
-async def test_mooncake_without_prefill_waits_its_timeout(talk: Any) -> None:
-    """Then it is a load failure."""
-    async with vllm_pair("mooncake", mooncake_abort_s=0.1) as (prefill, decode):
-        end = await talk.whole(decode, PROMPT, kv=mooncake(prefill)[1])
-        assert end.finish_reason == "error"
-
-
-async def test_mooncake_checks_the_engine_id_and_the_address(talk: Any) -> None:
-    """Unknown engine and wrong bootstrap address are load failures; missing keys mean local."""
-    async with vllm_pair("mooncake") as (prefill, decode):
-        keep, load = mooncake(prefill)
-        await talk.prefill(prefill, PROMPT, kv=keep)
-        for wrong in (
-            {"remote_engine_id": "another"},
-            {"remote_bootstrap_addr": "http://127.0.0.1:1"},
-        ):
-            end = await talk.whole(decode, PROMPT, kv=load | wrong)
-            assert end.finish_reason == "error"
-        assert prefill.n_pinned_blocks == 2
-        end = await talk.whole(decode, PROMPT, kv=load | {"transfer_id": ""})
-        assert end.finish_reason == "stop"
-        assert decode.computed_prompt_tokens == len(PROMPT)
-
-
-async def test_mooncake_ranks(talk: Any) -> None:
-    """The engine id carries the rank; the bootstrap server lists both."""
-    async with vllm_pair("mooncake", prefill={"dp_size": 2, "engine_id": "p"}) as (prefill, decode):
-        async with httpx.AsyncClient() as client:
-            url = f"http://127.0.0.1:{prefill.bootstrap_port}/query"
-            listed = (await client.get(url)).json()
-        assert {rank: entry["engine_id"] for rank, entry in listed.items()} == {
-            "0": "p_dp0",
-            "1": "p_dp1",
-        }
-        keep, load = mooncake(prefill)
-        await talk.prefill(prefill, PROMPT, kv=keep, rank=1)
-        end = await talk.whole(decode, PROMPT, kv=load | {"remote_engine_id": "p_dp1"})
-        assert end.finish_reason == "stop"
-        assert (await talk.whole(decode, PROMPT, kv=load)).finish_reason == "error"
 
 
 # ---- faults on command

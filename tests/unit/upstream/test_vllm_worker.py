@@ -208,7 +208,7 @@ async def test_release_of_a_handoff(is_busy: bool) -> None:
                 [end] = [message async for message in call]
             assert isinstance(end, Complete)
             leg = replace(leg, sampling=Sampling(), handoff_json=end.handoff_json)
-            assert await second.release(leg, wait_s=0.1)
+            assert await second.release(leg)
         async with asyncio.timeout(2):
             while prefill_sim.n_pinned_blocks:  # noqa: ASYNC110 - the sim tells nobody
                 await asyncio.sleep(0.005)
