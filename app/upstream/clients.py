@@ -60,9 +60,7 @@ class WorkerClients:
         return self.vllm(worker) if worker.spec.engine is Engine.VLLM else self.get(worker)
 
     def vllm(self, worker: Worker) -> VllmWorker:
-        """Return a vLLM worker's client. Its first call needs a running event loop.
-
-        One of a worker that was removed makes no connection: its calls fail as ``ConnectFailed``.
+        """Return a vLLM worker's client. Needs a running event loop.
 
         Raises:
             ValueError: It is no vLLM worker.
@@ -80,13 +78,12 @@ class WorkerClients:
                 on_info=self._on_info,
             )
             if worker.state is not State.GONE:
+                # As below; a channel that was never connected costs nothing to forget.
                 self._vllm_clients[worker.id] = client
         return client
 
     def get(self, worker: Worker) -> SglangWorkerClient:
         """Return an SGLang worker's client.
-
-        One of a worker that was removed makes no connection: its calls fail as ``ConnectFailed``.
 
         Raises:
             ValueError: It is no SGLang worker.
@@ -102,10 +99,8 @@ class WorkerClients:
                 ssl_context=self._ssl_context,
                 now_s=self._now_s,
             )
-            if worker.state is State.GONE:
-                # Nobody would ever drop it.
-                client.pool.refuse()
-            else:
+            if worker.state is not State.GONE:
+                # Else nobody would ever drop it; its idle connections expire by themselves.
                 self._clients[worker.id] = client
         return client
 

@@ -155,13 +155,9 @@ class Http1Pool:
         was_heard, self.was_heard = self.was_heard, False
         return was_heard
 
-    def refuse(self) -> None:
-        """Makes no connection from now on."""
-        self._is_closed = True
-
     async def aclose(self) -> None:
         """Fails what is running, closes every connection and waits until they are gone."""
-        self.refuse()
+        self._is_closed = True
         self.fail_all()
         for connection in list(self._open):
             connection.abort()

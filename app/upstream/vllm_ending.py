@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from app.protocol.engine import EngineRequest
-from app.upstream.failures import ConnectFailed, UpstreamError
+from app.upstream.failures import UpstreamError
 
 if TYPE_CHECKING:
     from app.upstream.vllm_call import VllmCall
@@ -63,10 +63,7 @@ async def release(worker: VllmWorker, request: EngineRequest) -> bool:
         logprobs=None,
         prompt_logprobs=None,
     )
-    try:
-        call = worker.generate(replace(request, sampling=sampling, stream=True))
-    except ConnectFailed:
-        return False
+    call = worker.generate(replace(request, sampling=sampling, stream=True))
     # One that was lost may have had it as well.
     with contextlib.suppress(UpstreamError):
         async with call, asyncio.TaskGroup() as group:

@@ -30,7 +30,7 @@ from app.upstream.vllm_messages import to_wire
 from app.upstream.vllm_open_calls import OpenCalls
 from app.workers.probe_rules import ProbeResult
 from app.workers.states import State
-from app.workers.worker import Engine, Worker, WorkerInfo
+from app.workers.worker import Worker, WorkerInfo
 
 SERVICE = "vllm.grpc.engine.VllmEngine"
 """Under this name the standard health service tells readiness."""
@@ -69,37 +69,18 @@ class VllmWorker:
         control_timeout_s: float = 5.0,
         on_info: Callable[[Worker, WorkerInfo], None] | None = None,
     ) -> None:
-        if worker.spec.engine is not Engine.VLLM:
-            raise ValueError(f"{worker.spec.url} is no vLLM worker: its scheme is not grpc(s).")
         self._worker = worker
-        self._tls = tls
         self._connect_timeout_s = connect_timeout_s
         self._control_timeout_s = control_timeout_s
         self._on_info = on_info
-        self._made: VllmChannel | None = None
+        self._channel = VllmChannel(worker.spec.url, tls=tls, connect_timeout_s=connect_timeout_s)
         self.running = OpenCalls()
         self._info: WorkerInfo | None = None
         self._n_losses_known = 0
 
     async def aclose(self) -> None:
         """Close the connection; what still runs on it is cancelled."""
-        if self._made is not None:
-            await self._made.aclose()
-
-    @property
-    def _channel(self) -> VllmChannel:
-        """The channel, made when it is first needed.
-
-        Raises:
-            ConnectFailed: The worker was removed, so nobody would close one.
-        """
-        if self._made is None:
-            if self._worker.state is State.GONE:
-                raise removal(was_sent=False)
-            self._made = VllmChannel(
-                self._worker.spec.url, tls=self._tls, connect_timeout_s=self._connect_timeout_s
-            )
-        return self._made
+        await self._channel.aclose()
 
     def generate(
         self,
@@ -118,7 +99,6 @@ class VllmWorker:
 
         Raises:
             ValueError: A number of the request does not fit the wire.
-            ConnectFailed: The worker was removed.
         """
         call = VllmCall(
             self._channel,

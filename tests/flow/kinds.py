@@ -31,6 +31,9 @@ async def start(stack: AsyncExitStack, kind: str, model: Path, role: Any, **conf
         return await stack.enter_async_context(
             SglangSim(replace(SimConfig(role=role), **{**QUICK, **config}))
         )
+    # A decode worker that is removed by force has no time for aborts. Mooncake's prefill worker
+    # then waits for a second reader of blocks that are gone: not for longer than a test takes.
+    config = {"mooncake_abort_s": 1.0} | config
     return await stack.enter_async_context(vllm_fleet.sim(role, model, kind, **config))
 
 

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from app.scheduling.scheduler import Ask, Grant
 from app.sim import sim_pair
-from app.upstream.vllm_channel import VllmChannel
 from app.workers.worker import Worker
 from tests.flow.fleet import CHAT, Fleet, body_of, serving
 from tests.flow.vllm_fleet import fleet_of
@@ -56,19 +54,11 @@ async def test_another_worker_is_taken(
     leg: str,
     stream: bool,
 ) -> None:
-    """As if it could not be connected to; nothing is made that nobody would close."""
+    """As if it could not be connected to; nothing is kept that nobody would close."""
     fleet = await fleet_of_two(stack, engine, model)
     for _ in range(2):
         # So there are connections to every worker.
         assert (await fleet.ask(CHAT, body_of(CHAT))).status == 200
-    channels: list[str] = []
-    make = VllmChannel.__init__
-
-    def note(channel: VllmChannel, url: str, **named: Any) -> None:
-        channels.append(url)
-        make(channel, url, **named)
-
-    monkeypatch.setattr(VllmChannel, "__init__", note)
     removed = remove_once_chosen(fleet, leg, monkeypatch)
     n_before = {worker.url: len(worker.seen) for worker in fleet.workers}
     got = await fleet.ask(CHAT, body_of(CHAT, stream=stream))
@@ -77,7 +67,6 @@ async def test_another_worker_is_taken(
     gone = next(worker for worker in fleet.workers if worker.url == removed[0].spec.url)
     assert len(gone.seen) == n_before[gone.url]
     await fleet.settle()
-    assert channels == []
     assert removed[0].id not in fleet.gateway.clients._clients
     assert removed[0].id not in fleet.gateway.clients._vllm_clients
     assert fleet.charged == []

@@ -147,7 +147,7 @@ async def test_mooncake_prefill_dies_while_decode_waits(
         if comes_back:
             await fleet.prefill.restart()
 
-    got = await fleet.during(fleet.ask(CHAT, body_of(CHAT)), kill())
+    got = await fleet.during(fleet.ask(CHAT, body_of(CHAT, stream=True)), kill())
     assert (got.status, got.error["leg"], got.error["code"]) == (502, "prefill", "worker_broken")
     assert "gone" in got.error["message"]
     await fleet.settle()
