@@ -8,8 +8,8 @@ import openai
 
 FRANCE, ITALY = "The capital of France is", "The capital of Italy is"
 # Tokens of every vocabulary, small ones too; what they say does not matter.
-FRANCE_IDS, ITALY_IDS = [504, 1575, 282, 1649, 314], [504, 1575, 282, 1158, 314]
-N_TOKENS = 6
+FRANCE_IDS, ITALY_IDS = [504, 575, 282, 649, 314], [504, 575, 282, 158, 314]
+N_TOKENS = 16
 
 
 async def ask(client: openai.AsyncOpenAI, model: str, prompt: Any, **members: Any) -> Any:

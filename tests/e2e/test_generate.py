@@ -9,7 +9,7 @@ import httpx
 
 FRANCE, ITALY = "The capital of France is", "The capital of Italy is"
 # Tokens of every vocabulary, small ones too; what they say does not matter.
-FRANCE_IDS, ITALY_IDS = [504, 1575, 282, 1649, 314], [504, 1575, 282, 1158, 314]
+FRANCE_IDS, ITALY_IDS = [504, 575, 282, 649, 314], [504, 575, 282, 158, 314]
 N_TOKENS = 6
 LOGPROBS = {"return_logprob": True, "logprob_start_len": 0}
 GREEDY = {"temperature": 0, "max_new_tokens": N_TOKENS, "ignore_eos": True}

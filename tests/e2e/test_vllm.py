@@ -92,6 +92,7 @@ async def test_stop_token(client: openai.AsyncOpenAI, model: str) -> None:
     assert joined(parts) == whole.message.content
 
 
+@pytest.mark.real
 @pytest.mark.parametrize("choice", [NAMED, "required"], ids=["named", "required"])
 async def test_forced_tool_call(client: openai.AsyncOpenAI, model: str, choice: Any) -> None:
     """A call of the tool whose arguments fit its schema; streamed pieces join to the same."""
@@ -116,6 +117,7 @@ async def test_forced_tool_call(client: openai.AsyncOpenAI, model: str, choice: 
     assert not joined(parts)
 
 
+@pytest.mark.real
 async def test_seeded_choices_are_those_of_their_seeds(
     client: openai.AsyncOpenAI, model: str
 ) -> None:
@@ -127,6 +129,7 @@ async def test_seeded_choices_are_those_of_their_seeds(
     assert texts[0] != texts[1]
 
 
+@pytest.mark.real
 async def test_logprobs_with_bytes(client: openai.AsyncOpenAI, model: str) -> None:
     """Each token has its bytes, which join to the text; so have its rivals, likeliest first."""
     asked: dict[str, Any] = {"logprobs": True, "top_logprobs": 3}
@@ -157,6 +160,7 @@ async def test_logprobs_of_completions(client: openai.AsyncOpenAI, model: str) -
         assert choice.text[offset : offset + len(token)] == token
 
 
+@pytest.mark.real
 @pytest.mark.parametrize(
     ("members", "texts"),
     [
@@ -175,6 +179,7 @@ async def test_constraint(
     assert joined(parts) == text
 
 
+@pytest.mark.real
 async def test_response_format(client: openai.AsyncOpenAI, model: str) -> None:
     """The answer is JSON of the schema."""
     schema = TOOL["function"]["parameters"]
