@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol
 
 from app.scheduling.pairing import PairTable, freest_rank
 from app.scheduling.refusal import refusal
+from app.scheduling.usable import usable, usable_groups
 from app.workers.lease import Lease
 from app.workers.states import State
 
@@ -18,14 +19,10 @@ if TYPE_CHECKING:
     from app.clock import Clock
     from app.policies.base import Policy
     from app.protocol.facts import RequestFacts
-    from app.scheduling.pairing import PairGroup
+    from app.scheduling.usable import UsableGroup
     from app.workers.breaker import Trial
     from app.workers.registry import Registry
     from app.workers.worker import Worker
-
-
-UsableGroup: TypeAlias = "tuple[list[Worker], list[Worker]]"
-"""Prefill workers and decode workers that fit each other; neither is empty."""
 
 
 class Outcome(StrEnum):
@@ -165,11 +162,11 @@ class LocalScheduler:
         now_s = self._now_s()
         model = ask.facts.model
         if model is not None:
-            found = _usable_groups(table.groups(model), ask.excluded, now_s)
+            found = usable_groups(table.groups(model), ask.excluded, now_s)
         else:
             found = []
             for groups in table.choices():
-                found = _usable_groups(groups, ask.excluded, now_s)
+                found = usable_groups(groups, ask.excluded, now_s)
                 if found:
                     break
         if not found:
@@ -235,20 +232,20 @@ class LocalScheduler:
         may_stay = pair.decode.id not in excluded and pair.decode.state is not State.GONE
         if may_stay and pair.decode_trial is not None:
             return
-        usable = _usable(table.partners(pair.prefill, model), excluded, now_s)
-        if not usable:
+        found = usable(table.partners(pair.prefill, model), excluded, now_s)
+        if not found:
             if may_stay:
                 return
             raise refusal(table.snapshot, model, excluded, now_s)
         if grant.decode_lease.is_released:
             return
         n_others = pair.decode.n_leases - 1
-        if pair.decode in usable and all(worker.n_leases >= n_others for worker in usable):
+        if pair.decode in found and all(worker.n_leases >= n_others for worker in found):
             return
         grant.decode_lease.release()
         if pair.decode_trial is not None:
             pair.decode_trial.end()
-        decode = pair.decode = self._decode_policy.choose(usable, grant.ask.facts)
+        decode = pair.decode = self._decode_policy.choose(found, grant.ask.facts)
         pair.decode_trial = None if decode.breaker.is_closed else decode.breaker.start_trial()
         self._n_granted += 1
         pair.decode_rank = freest_rank(decode, self._n_granted)
@@ -261,9 +258,9 @@ class LocalScheduler:
         """
         table, own = self._fresh_table(), grant.pair.decode
         partners = table.partners(grant.pair.prefill, grant.ask.facts.model)
-        usable = _usable(partners, frozenset(), self._now_s())
-        others = [worker for worker in usable if worker is not own]
-        return [own, *others] if own in usable else [*others, own]
+        found = usable(partners, frozenset(), self._now_s())
+        others = [worker for worker in found if worker is not own]
+        return [own, *others] if own in found else [*others, own]
 
     def close(self) -> None:
         """Nothing runs beside the requests."""
@@ -278,27 +275,3 @@ class LocalScheduler:
         if event in ("removed", "restarted"):
             self._prefill_policy.forget(worker.id)
             self._decode_policy.forget(worker.id)
-
-
-def _usable_groups(
-    groups: Sequence[PairGroup], excluded: frozenset[str], now_s: float
-) -> list[UsableGroup]:
-    found: list[UsableGroup] = []
-    for group in groups:
-        prefills = _usable(group.prefills, excluded, now_s)
-        if prefills:
-            decodes = _usable(group.decodes, excluded, now_s)
-            if decodes:
-                found.append((prefills, decodes))
-    return found
-
-
-def _usable(workers: Sequence[Worker], excluded: frozenset[str], now_s: float) -> list[Worker]:
-    """Return the workers that may be used now; full ones only if there is no other."""
-    found: list[Worker] = []
-    full: list[Worker] = []
-    for worker in workers:
-        breaker = worker.breaker
-        if (breaker.is_closed or breaker.allows(now_s)) and worker.id not in excluded:
-            (full if worker.capacity_until_s > now_s else found).append(worker)
-    return found or full
