@@ -205,30 +205,8 @@ NIXL: Mapping[Fault, Row] = {
     Fault.SLOW: both(GOOD),
 }
 
-MOONCAKE: Mapping[Fault, Row] = {
-    **NIXL,
-    Fault.REFUSED: both(UNREACHABLE),
-    **{
-        fault: both(cell)
-        for fault, cell in {
-            Fault.STATUS_400: rejected(400),
-            Fault.STATUS_422: rejected(422, code="constraint_failed"),
-            Fault.STATUS_429: rejected(429, Pays.WEIGHT),
-            Fault.STATUS_503: rejected(503, Pays.WEIGHT),
-            Fault.STATUS_500: rejected(500, Pays.BREAKER),
-        }.items()
-    },
-    **{
-        fault: Row(cell, replace(cell, other=Saw.THROUGH))
-        for fault, cell in {
-            Fault.HANG: SILENT,
-            Fault.RESET: BROKEN,
-            Fault.GARBAGE: BROKEN,
-            Fault.STOPPED: SILENT,
-            Fault.HALF_OPEN: SILENT,
-        }.items()
-    },
-}
+MOONCAKE = NIXL
+"""Decode is asked when prefill has ended, too: one that waits for blocks holds room for them."""
 
 MATRIX: Mapping[Transfer, Mapping[Fault, Row]] = {
     Transfer.SGLANG: SGLANG,

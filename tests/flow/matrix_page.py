@@ -45,7 +45,8 @@ Blocks that a failed decode leg did not read come free when decode's engine lets
 when their lease ends. *Half-open TCP*: a connection whose peer is gone without a word is found by a
 ping within 20 s and made anew.""",
     Transfer.MOONCAKE: """\
-Both legs start together. The statuses are those of NIXL.""",
+As NIXL: decode follows when prefill has ended, since a decode worker that waits for blocks holds
+room for them however the request ends.""",
 }
 COLUMNS = (
     "| Fault | Leg | Answer | Client gets | Other leg | The worker pays | When | Another pair |"
