@@ -82,6 +82,7 @@ class Elsewhere:
     n_active: int = 0
     n_pinned_blocks: int = 0
     n_held_tokens: int = 0
+    n_waiting_asks: int = 0
     engine: Any = field(default_factory=lambda: SimpleNamespace(jobs=()))
 
     @property
