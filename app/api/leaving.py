@@ -49,10 +49,6 @@ class Client:
         """Forgets a callback."""
         self._callbacks.discard(callback)
 
-    def leave(self) -> None:
-        """The connection is lost."""
-        self.stop(ClientGone())
-
     def stop(self, reason: Exception) -> None:
         """Ends the requests: with ``ClientGone``, or with an error that the client is told."""
         self.reason = reason

@@ -14,6 +14,7 @@ from app.api.keep_alive import COMMENT, KeepAlive, Silence
 from app.dispatch.reply import Reply
 from app.errors import GatewayError
 from app.protocol.problem import error_event
+from app.protocol.sse import DONE
 
 EVENT_STREAM = b"text/event-stream"
 _STREAM_HEADERS = [(b"content-type", EVENT_STREAM), (b"cache-control", b"no-cache")]
@@ -27,13 +28,24 @@ class Relay:
         n_bytes: Body bytes sent so far, comments left out.
     """
 
-    __slots__ = ("_is_stream", "_keep_alive", "_send", "_silence", "has_started", "n_bytes")
+    __slots__ = (
+        "_has_ended",
+        "_is_done",
+        "_is_stream",
+        "_keep_alive",
+        "_send",
+        "_silence",
+        "has_started",
+        "n_bytes",
+    )
 
     def __init__(self, send: Send, keep_alive: KeepAlive) -> None:
         self._send = send
         self._keep_alive = keep_alive
         self._silence: Silence | None = None
         self._is_stream = False
+        self._is_done = False
+        self._has_ended = False
         self.has_started = False
         self.n_bytes = 0
 
@@ -47,17 +59,26 @@ class Relay:
             async for body in reply.chunks:
                 length = (b"content-length", b"%d" % len(body))
                 await self._start(reply.status, [*reply.headers, length])
-                await self._body(body, more=False)
+                await self._end(body)
             return
         headers = [pair for pair in reply.headers if pair[0] != b"content-type"]
         headers += _STREAM_HEADERS
-        self.watch(request)
-        async for events in reply.chunks:
-            if not self.has_started:
-                await self._start(reply.status, headers)
-            await self._body(events, more=True)
+        self._is_stream = True
+        sent = b""
+        try:
+            async for events in reply.chunks:
+                if not self.has_started:
+                    # A comment that waits to begin the stream must not begin it again.
+                    self.hush()
+                    await self._start(reply.status, headers)
+                    self.watch(request)
+                self.n_bytes += len(events)
+                await self._send({"type": "http.response.body", "body": events, "more_body": True})
+                sent = events
+        finally:
+            self._is_done = sent.endswith(DONE)
         self.hush()
-        await self._body(b"", more=False)
+        await self._end(b"")
 
     def watch(self, request: asyncio.TaskGroup) -> None:
         """Has comments sent while the stream is silent; before its head that begins it.
@@ -80,11 +101,12 @@ class Relay:
     async def fail(self, error: GatewayError) -> None:
         """Ends a started stream with one error event and no ``[DONE]``.
 
-        Of a plain answer half is out, and the server cuts it off: it has a length.
+        If ``[DONE]`` is out already, the client has all of it. Of a plain answer half is out, and
+        the server cuts it off: it has a length.
         """
         self.hush()
-        if self._is_stream:
-            await self._body(error_event(error, at_border=True), more=False)
+        if self._is_stream and not self._has_ended:
+            await self._end(b"" if self._is_done else error_event(error, at_border=True))
 
     async def _comment(self) -> None:
         if not self.has_started:
@@ -92,9 +114,11 @@ class Relay:
         await self._send({"type": "http.response.body", "body": COMMENT, "more_body": True})
 
     async def _start(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
-        self.has_started = True
+        # Only then: the server may be waiting for the client, and the request end meanwhile.
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
+        self.has_started = True
 
-    async def _body(self, body: bytes, *, more: bool) -> None:
+    async def _end(self, body: bytes) -> None:
         self.n_bytes += len(body)
-        await self._send({"type": "http.response.body", "body": body, "more_body": more})
+        await self._send({"type": "http.response.body", "body": body, "more_body": False})
+        self._has_ended = True

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Awaitable, MutableMapping
+from collections.abc import Awaitable, MutableMapping, Sequence
 from contextlib import AsyncExitStack
 from typing import Any, Literal
 
@@ -19,13 +19,14 @@ from starlette.types import ASGIApp
 
 from app.api.generation import GenerationEndpoint
 from app.api.leaving import Client
+from app.errors import ClientGone, ShuttingDown
 from app.middleware.admission import AdmissionMiddleware
 from app.observability.log import get_logger
 from app.protocol.routes import Route
 from app.sim import sim_pair
 from tests.flow.fleet import BOUND_S, CHAT, COMPLETIONS, GENERATE, Fleet, body_of, serving, until
 
-How = Literal["leaves", "cancelled"]
+How = Literal["leaves", "stopped", "cancelled"]
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "whole": (CHAT, {}),
     "stream": (CHAT, {"stream": True}),
@@ -54,8 +55,11 @@ async def end_after(n_steps: int, how: How, endpoint: ASGIApp, path: str, data: 
     async def receive() -> MutableMapping[str, Any]:
         return next(body)
 
+    sent: list[MutableMapping[str, Any]] = []
+
     async def send(message: MutableMapping[str, Any]) -> None:
         await asyncio.sleep(0)
+        sent.append(message)
 
     scope: dict[str, Any] = {"type": "http", "method": "POST", "path": path, "headers": []}
     scope["state"] = {"client": client}
@@ -65,11 +69,29 @@ async def end_after(n_steps: int, how: How, endpoint: ASGIApp, path: str, data: 
             await asyncio.sleep(0)
         if task.done():
             return True
-        if how == "leaves":
-            client.leave()
-        else:
+        if how == "cancelled":
             task.cancel()
+        else:
+            client.stop(ClientGone() if how == "leaves" else ShuttingDown("The end."))
+    if how == "stopped":
+        check_whole(sent)
     return False
+
+
+def check_whole(sent: Sequence[MutableMapping[str, Any]]) -> None:
+    """Whoever is stopped by the gateway gets a whole answer: its own, an error, or an event."""
+    assert sent[0]["type"] == "http.response.start"
+    if len(sent) == 1:
+        # A plain answer that was about to be sent; the server cuts it off, short of its length.
+        assert b"content-length" in dict(sent[0]["headers"])
+        return
+    last = [not message.get("more_body", False) for message in sent[1:]]
+    assert last == [False] * (len(sent) - 2) + [True]
+    raw = b"".join(message["body"] for message in sent[1:])
+    is_told = b'"shutting_down"' in raw
+    assert sent[0]["status"] == (503 if is_told and b"data: " not in raw else 200)
+    if b"data: " in raw:
+        assert is_told is not (b"[DONE]" in raw)
 
 
 def drop_idle_connections(fleet: Fleet) -> None:
@@ -81,8 +103,8 @@ def drop_idle_connections(fleet: Fleet) -> None:
 
 @pytest.mark.parametrize(
     ("how", "is_warm"),
-    [("leaves", False), ("leaves", True), ("cancelled", False)],
-    ids=["leaves", "leaves kept connections", "cancelled"],
+    [("leaves", False), ("leaves", True), ("stopped", True), ("cancelled", False)],
+    ids=["leaves", "leaves kept connections", "stopped", "cancelled"],
 )
 @pytest.mark.parametrize("kind", KINDS)
 async def test_ended_after_any_step(

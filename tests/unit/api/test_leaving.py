@@ -30,7 +30,7 @@ async def test_our_server_calls_back() -> None:
     client = Client()
 
     async def work() -> None:
-        client.leave()
+        client.stop(ClientGone())
         await _never()
 
     assert await _serve({"client": client}, _never, work) == "gone"
@@ -39,7 +39,7 @@ async def test_our_server_calls_back() -> None:
 async def test_a_client_that_left_before_is_noticed() -> None:
     """Between its last body byte and the begin of the watch."""
     client = Client()
-    client.leave()
+    client.stop(ClientGone())
 
     assert await _serve({"client": client}, _never, _never) == "gone"
 
@@ -64,7 +64,7 @@ async def test_nothing_stays_after_an_answer(state: dict[str, Any]) -> None:
     assert await _serve(state, _never, work) == "done"
     assert len(asyncio.all_tasks()) == 1
     if state:
-        state["client"].leave()
+        state["client"].stop(ClientGone())
         await asyncio.sleep(0)
         assert len(asyncio.all_tasks()) == 1
 
@@ -83,7 +83,7 @@ async def test_leaving_while_the_request_ends_otherwise() -> None:
                 try:
                     await _never()
                 finally:
-                    client.leave()
+                    client.stop(ClientGone())
 
     with pytest.raises(ExceptionGroup) as caught:
         await serve()
