@@ -80,7 +80,7 @@ async def abandon(
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
-@pytest.mark.parametrize("transport", ["sglang", "nixl"])
+@pytest.mark.parametrize("transport", ["sglang", "nixl", "mooncake"])
 async def test_eleventh_request(
     stack: AsyncExitStack, model: Path, transport: str, stream: bool
 ) -> None:
@@ -99,21 +99,3 @@ async def test_eleventh_request(
     assert prefill.computed_prompt_tokens - n_before < (len(after) - 1) * N_TOKENS
     assert fleet.charged == []
     print(f"{transport}: {idle_s * 1000:.0f} ms idle, {after_s * 1000:.0f} ms after ten had left")
-
-
-async def test_eleventh_request_of_mooncake(stack: AsyncExitStack, model: Path) -> None:
-    """Prefills that decode has asked for run to their end (or it would keep room for 480 s).
-
-    So the eleventh request comes after the ten; but decode is free of them at once.
-    """
-    fleet = await slow_fleet(stack, model, "mooncake")
-    (prefill,), (decode,) = fleet.prefills, fleet.decodes
-    await first_byte_s(fleet, [1] * 20)
-    n_before, n_tokens = prefill.computed_prompt_tokens, N_TOKENS // 4
-    await abandon(fleet, stream=True, n_tokens=n_tokens)
-    await until(lambda: not decode.n_active)
-    assert prefill.n_active > N_ABANDONED / 2
-    await first_byte_s(fleet, [2] * 20)
-    assert prefill.cancelled == []
-    assert prefill.computed_prompt_tokens - n_before >= N_ABANDONED * n_tokens
-    assert fleet.charged == []
