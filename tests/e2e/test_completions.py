@@ -9,11 +9,11 @@ import openai
 FRANCE, ITALY = "The capital of France is", "The capital of Italy is"
 # Tokens of every vocabulary, small ones too; what they say does not matter.
 FRANCE_IDS, ITALY_IDS = [504, 575, 282, 649, 314], [504, 575, 282, 158, 314]
-N_TOKENS = 16
+N_TOKENS = 12
 
 
 async def ask(client: openai.AsyncOpenAI, model: str, prompt: Any, **members: Any) -> Any:
-    """Asks greedily for exactly six tokens."""
+    """Asks greedily for exactly twelve tokens."""
     return await client.completions.create(
         model=model,
         prompt=prompt,
@@ -30,7 +30,7 @@ async def texts_of(client: openai.AsyncOpenAI, model: str, *prompts: Any) -> lis
 
 
 async def test_whole(client: openai.AsyncOpenAI, model: str) -> None:
-    """One choice that ended by length, with six completion tokens."""
+    """One choice that ended by length, with twelve completion tokens."""
     answer = await ask(client, model, FRANCE)
     assert (answer.object, len(answer.choices)) == ("text_completion", 1)
     assert answer.choices[0].text

@@ -11,7 +11,7 @@ import openai
 import pytest
 
 COUNTRIES = ("France", "Italy", "Japan", "Germany")
-N_TOKENS = 16
+N_TOKENS = 12
 GREEDY: dict[str, Any] = {
     "temperature": 0,
     "max_tokens": N_TOKENS,

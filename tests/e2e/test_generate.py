@@ -10,13 +10,13 @@ import httpx
 FRANCE, ITALY = "The capital of France is", "The capital of Italy is"
 # Tokens of every vocabulary, small ones too; what they say does not matter.
 FRANCE_IDS, ITALY_IDS = [504, 575, 282, 649, 314], [504, 575, 282, 158, 314]
-N_TOKENS = 6
+N_TOKENS = 12
 LOGPROBS = {"return_logprob": True, "logprob_start_len": 0}
 GREEDY = {"temperature": 0, "max_new_tokens": N_TOKENS, "ignore_eos": True}
 
 
 async def ask(http: httpx.AsyncClient, params: Any = None, **members: Any) -> Any:
-    """Asks greedily for exactly six tokens and returns the parsed answer."""
+    """Asks greedily for exactly twelve tokens and returns the parsed answer."""
     body = {"sampling_params": {**GREEDY, **(params or {})}, **members}
     answer = await http.post("/generate", json=body)
     assert answer.status_code == 200, answer.text
@@ -42,7 +42,7 @@ def check_prompt_logprobs(meta_info: dict[str, Any]) -> None:
 
 
 async def test_whole(http: httpx.AsyncClient) -> None:
-    """Text, six ids and counts."""
+    """Text, twelve ids and counts."""
     answer = await ask(http, text=FRANCE)
     assert answer["text"]
     assert len(answer["output_ids"]) == N_TOKENS

@@ -11,6 +11,8 @@ import pytest
 from openai.types.chat import ChatCompletionMessageParam
 
 pytestmark = pytest.mark.engine("vllm")
+SKILLED = pytest.mark.real
+"""The simulated model keeps to no schema or expression, and knows no chance."""
 
 QUESTION: list[ChatCompletionMessageParam] = [
     {"role": "user", "content": "Name the seven days of the week."}
@@ -92,7 +94,7 @@ async def test_stop_token(client: openai.AsyncOpenAI, model: str) -> None:
     assert joined(parts) == whole.message.content
 
 
-@pytest.mark.real
+@SKILLED
 @pytest.mark.parametrize("choice", [NAMED, "required"], ids=["named", "required"])
 async def test_forced_tool_call(client: openai.AsyncOpenAI, model: str, choice: Any) -> None:
     """A call of the tool whose arguments fit its schema; streamed pieces join to the same."""
@@ -117,7 +119,7 @@ async def test_forced_tool_call(client: openai.AsyncOpenAI, model: str, choice: 
     assert not joined(parts)
 
 
-@pytest.mark.real
+@SKILLED
 async def test_seeded_choices_are_those_of_their_seeds(
     client: openai.AsyncOpenAI, model: str
 ) -> None:
@@ -129,16 +131,16 @@ async def test_seeded_choices_are_those_of_their_seeds(
     assert texts[0] != texts[1]
 
 
-@pytest.mark.real
 async def test_logprobs_with_bytes(client: openai.AsyncOpenAI, model: str) -> None:
     """Each token has its bytes, which join to the text; so have its rivals, likeliest first."""
     asked: dict[str, Any] = {"logprobs": True, "top_logprobs": 3}
     whole, parts = await ask_whole_and_streamed(client, model, **asked)
     tokens = whole.logprobs.content
     data = b"".join(bytes(token.bytes) for token in tokens)
-    assert data.decode().startswith(whole.message.content)
+    assert data.startswith(whole.message.content.encode())
     for token in tokens:
-        assert bytes(token.bytes).decode() == token.token
+        # One that is a part of a character only is shown as what it is not.
+        assert bytes(token.bytes).decode(errors="replace") == token.token
         rivals = [rival.logprob for rival in token.top_logprobs]
         assert len(rivals) == 3
         assert token.logprob == max(rivals) <= 0  # greedy: the token is the likeliest
@@ -160,26 +162,26 @@ async def test_logprobs_of_completions(client: openai.AsyncOpenAI, model: str) -
         assert choice.text[offset : offset + len(token)] == token
 
 
-@pytest.mark.real
-@pytest.mark.parametrize(
-    ("members", "texts"),
-    [
-        ({"structured_outputs": {"choice": ["yes", "no"]}}, {"yes", "no"}),
-        ({"structured_outputs": {"regex": "[0-9]{3}"}}, None),
-    ],
-    ids=["choice", "regex"],
-)
-async def test_constraint(
-    client: openai.AsyncOpenAI, model: str, members: Any, texts: set[str] | None
-) -> None:
-    """The answer is one of the choices, or matches the expression."""
+async def test_choice(client: openai.AsyncOpenAI, model: str) -> None:
+    """The answer is one of the choices."""
+    members = {"structured_outputs": {"choice": ["yes", "no"]}}
+    whole, parts = await ask_whole_and_streamed(client, model, extra_body=members)
+    assert whole.message.content in ("yes", "no")
+    assert joined(parts) == whole.message.content
+
+
+@SKILLED
+async def test_regex(client: openai.AsyncOpenAI, model: str) -> None:
+    """The answer matches the expression."""
+    members = {"structured_outputs": {"regex": "[0-9]{3}"}}
     whole, parts = await ask_whole_and_streamed(client, model, extra_body=members)
     text = whole.message.content
-    assert text in texts if texts else len(text) == 3 and text.isdigit()
+    assert len(text) == 3
+    assert text.isdigit()
     assert joined(parts) == text
 
 
-@pytest.mark.real
+@SKILLED
 async def test_response_format(client: openai.AsyncOpenAI, model: str) -> None:
     """The answer is JSON of the schema."""
     schema = TOOL["function"]["parameters"]
