@@ -51,7 +51,11 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
 
     monkeypatch.setattr(SglangApp, "__call__", note)
     monkeypatch.setattr(
-        grpc.aio, "server", lambda options: make_server(interceptors=(Noting(),), options=options)
+        grpc.aio,
+        "server",
+        lambda options, interceptors: make_server(
+            interceptors=(Noting(), *interceptors), options=options
+        ),
     )
     return found
 
