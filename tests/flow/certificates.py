@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+LOCALHOST = "DNS:localhost,IP:127.0.0.1"
+
 
 @dataclass(frozen=True)
 class Authority:
@@ -22,11 +24,11 @@ class Authority:
         """Path of its own certificate."""
         return str(self.folder / "ca.pem")
 
-    def sign(self, name: str) -> tuple[str, str]:
-        """Makes a certificate for localhost; returns its path and that of its key."""
+    def sign(self, name: str, hosts: str = LOCALHOST) -> tuple[str, str]:
+        """Makes a certificate; returns its path and that of its key."""
         request = ["req", "-new", *_KEY, "-subj", f"/CN={name}", "-keyout", f"{name}.key"]
         _openssl(self.folder, *request, "-out", f"{name}.csr")
-        (self.folder / "names").write_text("subjectAltName=DNS:localhost,IP:127.0.0.1\n")
+        (self.folder / "names").write_text(f"subjectAltName={hosts}\n")
         _openssl(
             self.folder,
             *("x509", "-req", "-in", f"{name}.csr", "-CA", "ca.pem", "-CAkey", "ca.key"),

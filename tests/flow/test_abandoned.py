@@ -52,9 +52,7 @@ async def first_byte_s(fleet: Fleet, prompt: list[int]) -> float:
     return took_s
 
 
-async def abandon(
-    fleet: Fleet, stream: bool, n_tokens: int = N_TOKENS, first_id: int = 100
-) -> None:
+async def abandon(fleet: Fleet, stream: bool, first_id: int) -> None:
     """Ten clients ask and leave while the first prompt is computed and the others are queued."""
     (prefill,) = fleet.prefills
     n_seen, n_computed = len(prefill.seen), prefill.computed_prompt_tokens
@@ -68,7 +66,7 @@ async def abandon(
             group.create_task(
                 fleet.ask(
                     COMPLETIONS,
-                    body_of(COMPLETIONS, stream=stream, prompt=[first_id + i] * n_tokens),
+                    body_of(COMPLETIONS, stream=stream, prompt=[first_id + i] * N_TOKENS),
                 )
             )
             for i in range(N_ABANDONED)
@@ -90,7 +88,7 @@ async def test_eleventh_request(
     idle_s = min([await first_byte_s(fleet, [1] * 20) for _ in range(3)])
     n_before, after = prefill.computed_prompt_tokens, [math.inf]
     while min(after) - idle_s >= DELAY_S and len(after) <= N_ROUNDS:
-        await abandon(fleet, stream, first_id=100 + N_ABANDONED * len(after))
+        await abandon(fleet, stream, 100 + N_ABANDONED * len(after))
         after.append(await first_byte_s(fleet, [2] * 20))
         await fleet.settle()
     after_s = min(after)

@@ -1,57 +1,17 @@
-"""TLS in front of a simulated worker: certificates of a test's own CA, and a relay of bytes."""
+"""TLS in front of a simulated worker: a relay of bytes in a thread and loop of its own.
+
+So the session tickets of TLS come when they like, as from another process, and the relay's tasks
+are none of the gateway's.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import shutil
 import ssl
-import subprocess
+import threading
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
-from pathlib import Path
+from contextlib import asynccontextmanager
 from typing import Any
-
-import pytest
-
-_CURVE = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2")
-
-
-class Authority:
-    """A certificate authority in a folder.
-
-    Attributes:
-        ca: Path of its own certificate.
-    """
-
-    def __init__(self, folder: Path, name: str = "ca") -> None:
-        openssl = shutil.which("openssl")
-        if openssl is None:
-            pytest.skip("needs the openssl command")
-        self._openssl = openssl
-        self._folder = folder
-        self._name = name
-        self.ca = folder / f"{name}.pem"
-        self._run("req", "-x509", *_CURVE, "-subj", f"/CN={name}", *self._out(name))
-
-    def _run(self, *words: str) -> None:
-        subprocess.run([self._openssl, *words], cwd=self._folder, check=True, capture_output=True)
-
-    def _out(self, name: str) -> tuple[str, ...]:
-        return ("-keyout", f"{name}.key", "-out", f"{name}.pem")
-
-    def issue(self, name: str, alt_name: str) -> tuple[Path, Path]:
-        """Returns certificate and key of somebody.
-
-        Args:
-            name: Of the files and in the subject.
-            alt_name: Such as ``IP:127.0.0.1``.
-        """
-        ca = ("-CA", f"{self._name}.pem", "-CAkey", f"{self._name}.key")
-        extension = ("-addext", f"subjectAltName={alt_name}")
-        self._run(
-            "req", "-x509", *_CURVE, "-subj", f"/CN={name}", *ca, *extension, *self._out(name)
-        )
-        return self._folder / f"{name}.pem", self._folder / f"{name}.key"
 
 
 class TlsFront:
@@ -67,6 +27,9 @@ class TlsFront:
         self.url = ""
         self.n_handshakes = 0
         self._relays: set[asyncio.Task[Any]] = set()
+        self._is_up = threading.Event()
+        self._ended: asyncio.Event | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.worker, name)
@@ -92,8 +55,34 @@ class TlsFront:
             self._relays.discard(own)
             writer.transport.abort()
 
+    async def run(self, context: ssl.SSLContext) -> None:
+        """Listens until :meth:`end`; in a loop of its own."""
+        self._loop, self._ended = asyncio.get_running_loop(), asyncio.Event()
+        server = await asyncio.start_server(self.serve, "127.0.0.1", 0, ssl=context)
+        self.url = f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        self._is_up.set()
+        await self._ended.wait()
+        server.close()
+        self._cut()
+        if self._relays:
+            await asyncio.wait(self._relays, timeout=2)
+
+    def wait_until_up(self) -> None:
+        """Blocks until it listens."""
+        assert self._is_up.wait(5)
+
     def cut(self) -> None:
         """Ends every connection."""
+        assert self._loop is not None
+        self._loop.call_soon_threadsafe(self._cut)
+
+    def end(self) -> None:
+        """Ends :meth:`run`."""
+        assert self._loop is not None
+        assert self._ended is not None
+        self._loop.call_soon_threadsafe(self._ended.set)
+
+    def _cut(self) -> None:
         for relay in self._relays:
             relay.cancel()
 
@@ -111,7 +100,7 @@ async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 @asynccontextmanager
 async def tls_front(
-    worker: Any, certificate: tuple[Path, Path], client_ca: Path | None = None
+    worker: Any, certificate: tuple[str, str], client_ca: str | None = None
 ) -> AsyncIterator[TlsFront]:
     """Puts TLS in front of a started worker.
 
@@ -126,13 +115,12 @@ async def tls_front(
         context.load_verify_locations(client_ca)
         context.verify_mode = ssl.CERT_REQUIRED
     front = TlsFront(worker)
-    server = await asyncio.start_server(front.serve, "127.0.0.1", 0, ssl=context)
-    front.url = f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    thread = threading.Thread(target=lambda: asyncio.run(front.run(context)))
+    thread.start()
+    await asyncio.to_thread(front.wait_until_up)
     try:
         yield front
     finally:
-        server.close()
-        front.cut()
-        with suppress(TimeoutError):
-            async with asyncio.timeout(2):
-                await server.wait_closed()
+        front.end()
+        await asyncio.to_thread(thread.join, 5)
+        assert not thread.is_alive()
