@@ -244,8 +244,9 @@ class VllmSim:
             "requests": self.n_active,
             "jobs": len(self.engine.jobs),
             "pinned blocks": self.n_pinned_blocks,
-            "tokens": sum(rank.n_held for rank in self.engine.ranks),
+            "tokens": self.n_held_tokens,
             "loads": sum(len(rank.receiving) for rank in self.engine.ranks),
+            "asks": self.n_waiting_asks,
         }
 
     def counted(self) -> dict[str, int]:

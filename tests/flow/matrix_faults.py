@@ -165,19 +165,15 @@ async def _worker(
 
 
 def _sim(case: Case, leg: Leg, model: Path) -> Any:
-    is_ended = case.cell.other is Saw.ENDED
-    is_busy_other = leg != case.leg and is_ended
     if case.transfer is Transfer.SGLANG:
         # A prefill that fails after the transfer finds decode computing.
+        is_busy_other = leg != case.leg and case.cell.other is Saw.ENDED
         is_slow = is_busy_other and case.fault is Fault.HALF_BODY
         step_s = 0.02 if is_slow else 0.0
         return SglangSim(SimConfig(role=leg, **QUICK, decode_step_s=step_s))
-    # What is to be ended must not end by itself.
-    keep_s = 2.0 if is_ended else LEASE_S
-    config: dict[str, Any] = {"lease_s": LEASE_S, "mooncake_abort_s": keep_s}
-    if is_busy_other and case.fault not in (Fault.HANG, Fault.STOPPED, Fault.HALF_OPEN):
-        config["lead_s"] = 0.25
-    return vllm_fleet.sim(leg, model, case.transfer.value.lower(), **config)
+    # Who asks for blocks that are gone waits as long again.
+    leases = {"lease_s": LEASE_S, "mooncake_abort_s": 4 * LEASE_S}
+    return vllm_fleet.sim(leg, model, case.transfer.value.lower(), **leases)
 
 
 Step = Callable[[], Awaitable[None]]

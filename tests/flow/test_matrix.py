@@ -133,7 +133,7 @@ def check_other(case: Case, scene: Scene) -> None:
     """What the other leg's worker saw."""
     other: Any = scene.other
     seen = [one.rid if case.transfer is Transfer.SGLANG else one.request_id for one in other.seen]
-    ended = other.aborted if case.transfer is Transfer.SGLANG else other.cancelled
+    ended = [*other.aborted, *getattr(other, "cancelled", ())]
     match case.cell.other:
         case Saw.NOTHING:
             assert seen == []
