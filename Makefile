@@ -5,10 +5,12 @@ INSTALLED := .venv/.installed
 ARGS ?=
 ENGINE ?= sglang
 CONNECTOR ?=
+SOAK ?= 5m
+SEED ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install run demo test lint fmt types imports check bench bench-routing soak-streams bench-overload test-engines \
-        pages protos clean
+.PHONY: help install run demo test lint fmt types imports check bench bench-routing soak \
+        soak-streams bench-overload test-engines pages protos clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -52,6 +54,9 @@ bench: $(INSTALLED) ## CPU, latency and memory; SMG=python of smg's environment 
 
 bench-routing: $(INSTALLED) ## Time to first token by router, in real time: make bench-routing TRACE=FILE SMG=python
 	SMG="$(SMG)" PYTHONPATH=. $(BIN)/python tests/bench/routing.py $(TRACE) $(ARGS)
+
+soak: $(INSTALLED) ## Faults, deaths and drains under load; SOAK=5m (or 2h), SEED=n
+	$(BIN)/python -m tests.soak.run --time $(SOAK) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 soak-streams: $(INSTALLED) ## 500 streams of 20 events/s for a minute
 	$(BIN)/python tests/bench/streams.py $(ARGS)

@@ -274,3 +274,17 @@ class ClientGone(Exception):
 
 class ClientStalled(ClientGone):
     """The client is there and reads nothing of its answer, so its connection was cut."""
+
+
+def drop_frames(error: BaseException) -> None:
+    """Lets go of the frames that an error came through, and those of the errors before it.
+
+    A frame that keeps its error, and the error that keeps the frame, live until Python next looks
+    for circles, tens of thousands of objects later, with all that the request held: its body.
+    """
+    todo: list[BaseException | None] = [error]
+    while todo:
+        one = todo.pop()
+        if one is not None and one.__traceback__ is not None:
+            todo += [one.__cause__, one.__context__]
+            one.__traceback__ = one.__cause__ = one.__context__ = None

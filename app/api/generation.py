@@ -8,6 +8,7 @@ runs for a request ends with it.
 from __future__ import annotations
 
 import asyncio
+from traceback import clear_frames
 
 from starlette.types import Receive, Scope, Send
 
@@ -17,7 +18,14 @@ from app.api.problem import send_problem
 from app.api.relay import Relay
 from app.dispatch.pd_router import PDRouter
 from app.dispatch.reply import Prepared
-from app.errors import BodyTooLarge, ClientGone, ClientStalled, GatewayError, ShuttingDown
+from app.errors import (
+    BodyTooLarge,
+    ClientGone,
+    ClientStalled,
+    GatewayError,
+    ShuttingDown,
+    drop_frames,
+)
 from app.middleware.door import Ticket
 from app.protocol.facts import parse_object, read_facts
 from app.protocol.routes import Route
@@ -72,6 +80,9 @@ class GenerationEndpoint:
         except* ClientGone as gone:
             is_stalled = gone.subgroup(ClientStalled) is not None
             prepared.notes["outcome"] = "client_stalled" if is_stalled else "client_gone"
+            # All tasks of the request are through. The frames hold the group and it them, see
+            # ``drop_frames``.
+            clear_frames(gone.__traceback__)
         except* ShuttingDown as ending:
             await _fail(_first(ending), prepared, relay, scope, send)
 
@@ -131,6 +142,7 @@ async def _fail(
         await relay.fail(error)
     else:
         await send_problem(scope, send, error)
+    drop_frames(error)
 
 
 async def read_body(scope: Scope, receive: Receive, max_body_bytes: int) -> bytes:

@@ -92,6 +92,7 @@ class leaving:  # noqa: N801 - used as a statement, like contextlib.suppress
             self._client.unwatch(self._on_stop)
         if self._task is not None:
             self._task.cancel()
+            self._task = None
 
     def _on_stop(self, reason: Exception) -> None:
         news = _fail(reason)

@@ -176,6 +176,9 @@ def harvest(plan: TransferPlan, text: str | None) -> Handoff:
 def _nixl_fault(found: Mapping[str, object]) -> str:
     if found.get("do_remote_prefill") is not True:
         return "does not set do_remote_prefill"
+    if found.get("do_remote_decode"):
+        # A decode engine that is told so dies of it.
+        return "sets do_remote_decode"
     blocks = found.get("remote_block_ids")
     # A list for each KV-cache group; one of them may be empty, all of them may not.
     if not isinstance(blocks, list) or not any(blocks):

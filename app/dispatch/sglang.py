@@ -273,6 +273,8 @@ class SglangCall:
         self._is_finished = True
         if self._follower is not None:
             self._follower.cancel()
+            # Its cancellation keeps its frame, and that keeps this call.
+            self._follower = None
         pair = self._grant.pair
         if is_ok:
             self._tools.reaper.drain(self._prefill)

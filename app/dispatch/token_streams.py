@@ -156,6 +156,9 @@ class MergedTokenStream:
         raise StopAsyncIteration
 
     def close(self) -> None:
-        """Ends the readers."""
+        """Ends the readers, and lets go of what they would have said."""
         for reader in self._readers:
             reader.cancel()
+        self._readers.clear()
+        while not self._waiting.empty():
+            self._waiting.get_nowait()

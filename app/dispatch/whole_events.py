@@ -48,7 +48,9 @@ class WholeEvents:
                 raise EventTooLong
             chunk = chunk[:length]
         if chunk:
-            self.ended_with_done = chunk[-18:].rstrip().endswith(_DONE)
+            tail = chunk[-18:].rstrip()
+            # At the begin of its line: what merely ends like it is no end.
+            self.ended_with_done = tail.endswith(_DONE) and tail[-13:-12] in (b"", b"\n")
         return chunk
 
     @property

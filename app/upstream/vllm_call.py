@@ -159,7 +159,11 @@ class VllmCall:
                 if self._is_complete and failure is not exc:
                     # Everything was said; how the call itself ended does not matter.
                     break
-                raise failure from None
+                try:
+                    raise failure from None
+                finally:
+                    # The frame must not keep the error that keeps the frame.
+                    del failure
             self._clock.rest()
             if message is grpc.aio.EOF:
                 self._is_over = True

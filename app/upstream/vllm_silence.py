@@ -41,8 +41,14 @@ class SilenceClock:
         self._due_s = None
 
     def stop(self) -> None:
-        """No wait will follow."""
+        """No wait will follow.
+
+        The callback is let go: it holds its call, and the call holds this clock. Such a circle
+        kept each request's tokens until Python next looked for circles, tens of thousands of
+        objects later.
+        """
         self._due_s = None
+        self._on_silence = _nothing
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -56,3 +62,7 @@ class SilenceClock:
             return
         self.has_struck = True
         self._on_silence()
+
+
+def _nothing() -> None:
+    """The callback of a clock that was stopped."""

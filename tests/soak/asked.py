@@ -25,7 +25,8 @@ PREFACES = tuple(
 """Beginnings that many prompts share, so that prefix caches have work."""
 MIN_TOKENS = {"sglang": 12, "vllm": 64}
 """Enough for the mark to be said."""
-LONG_WORDS = 6000
+LONG_TEXTS = tuple(" ".join(f"{at * 7919 + i:x}" for i in range(8000)) for at in range(4))
+"""About 40 kB each; few, so that what the gateway remembers of prefixes does not grow for ever."""
 
 
 class Manner(StrEnum):
@@ -138,7 +139,7 @@ class Asking:
         rng = self._rng
         preface = rng.choice((*PREFACES, ""))
         if rng.random() < self._long:
-            preface = " ".join(f"{rng.getrandbits(20):x}" for _ in range(LONG_WORDS))
+            preface = rng.choice(LONG_TEXTS)
         return f"{preface} {rng.getrandbits(32):x} {nonce}".lstrip()
 
     def _chat(self, nonce: str, n_tokens: int) -> tuple[dict[str, Any], tuple[str, ...]]:

@@ -82,9 +82,9 @@ class Client:
         except _Left:
             told.end = End.LEFT
         except TimeoutError:
-            told.why = f"no end within {self._limit_s:g} s"
+            told.end, told.why = End.LOST, f"no end within {self._limit_s:g} s"
         except (OSError, EOFError, ValueError, KeyError, IndexError, TypeError) as error:
-            told.why = f"{type(error).__name__}: {error}"
+            told.end, told.why = End.LOST, f"{type(error).__name__}: {error}"
         told.ended_s = time.monotonic()
         told.is_crossed = _is_crossed(told)
         told.texts.clear()

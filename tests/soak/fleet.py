@@ -22,7 +22,9 @@ _SPEED = (
     *("--prefill-tokens-per-s", "200000", "--transfer-s-per-token", "1e-6"),
     *("--decode-step-s", "0.004", "--disconnect-notice-s", "1", "--peer-death-s", "0.5"),
 )
-_LEASES = ("--lease-s", "5", "--mooncake-abort-s", "5")
+_LEASES = ("--lease-s", "30", "--mooncake-abort-s", "30")
+"""Longer than any worker is stopped: one that sleeps through the lease of a handoff finds somebody
+else's blocks when it wakes, and no gateway can know."""
 
 
 @dataclass(slots=True)

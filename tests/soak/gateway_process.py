@@ -22,7 +22,7 @@ FLAGS = (
     *("--host", "127.0.0.1", "--log-level", "warn", "--log-json"),
     *("--request-timeout-secs", "8", "--connect-timeout-secs", "2"),
     *("--health-check-interval-secs", "1", "--health-check-timeout-secs", "2"),
-    *("--cb-timeout-duration-secs", "2", "--kv-lease-secs", "5"),
+    *("--cb-timeout-duration-secs", "2"),
 )
 
 
@@ -56,8 +56,8 @@ class GatewayProcess:
                 env=environment,
             )
 
-    def wait_until_ready(self) -> None:
-        """Waits until it takes requests.
+    def wait_until_up(self, path: str = "/readiness") -> None:
+        """Waits until it takes requests; with ``/workers`` until it listens.
 
         Raises:
             RuntimeError: It does not.
@@ -65,7 +65,7 @@ class GatewayProcess:
         until_s = time.monotonic() + START_S
         while time.monotonic() < until_s and self._child.poll() is None:
             try:
-                if self.rest("GET", "/readiness")[0] == 200:
+                if self.rest("GET", path)[0] == 200:
                     return
             except OSError:
                 pass

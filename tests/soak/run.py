@@ -82,10 +82,7 @@ class Soak:
         log = self._folder / "gateway.log"
         more = [] if workers else ["--pd-disaggregation"]
         gateway = self._gateway = GatewayProcess(_free_port(), log, workers, more)
-        if workers:
-            await asyncio.to_thread(gateway.wait_until_ready)
-        else:
-            await asyncio.sleep(3)
+        await asyncio.to_thread(gateway.wait_until_up, "/readiness" if workers else "/workers")
         for fleet in self._fleets:
             await fleet.join(gateway)
         await self._load(gateway, n_clients=2 * len(self._fleets), seconds=1.0, is_calm=True)

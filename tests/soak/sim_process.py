@@ -8,12 +8,14 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Literal
 
 ROOT = Path(__file__).parents[2]
 ASK_TIMEOUT_S = 5.0
+N_STARTS = 20
 _READY = re.compile(r"ready at (\S+)(?: bootstrap port (\d+))?(?: control port (\d+))?")
 
 
@@ -61,9 +63,18 @@ class SimProcess:
     def start(self) -> None:
         """Starts the process and waits until it listens.
 
+        A port that it had before may just serve somebody's outgoing connection.
+
         Raises:
-            RuntimeError: It ended instead.
+            RuntimeError: It ended instead, again and again.
         """
+        for _ in range(N_STARTS):
+            if self._is_started():
+                return
+            time.sleep(0.5)
+        raise RuntimeError(f"a simulated worker did not start: {self._flags}")
+
+    def _is_started(self) -> bool:
         ports: dict[str, int] = {}
         if self.url:
             ports["--port"] = self.port
@@ -81,11 +92,12 @@ class SimProcess:
         assert self._child.stdout is not None
         found = _READY.search(self._child.stdout.readline())
         if found is None:
-            self._child.wait()
-            raise RuntimeError(f"a simulated worker did not start: {self._flags}")
+            self.wait()
+            return False
         self.url = found[1]
         self.bootstrap_port = int(found[2]) if found[2] else None
         self._control_port = int(found[3] or self.port)
+        return True
 
     def signal(self, number: signal.Signals) -> None:
         """Sends a signal."""

@@ -147,6 +147,7 @@ def test_a_pushed_handoff_belongs_to_one_decode_worker() -> None:
     ("change", "fault"),
     [
         ({"do_remote_prefill": False}, "does not set do_remote_prefill"),
+        ({"do_remote_decode": True}, "sets do_remote_decode"),
         ({"remote_block_ids": []}, "names no KV block"),
         ({"remote_block_ids": [[], []]}, "names no KV block"),
         ({"remote_block_ids": None}, "names no KV block"),

@@ -53,6 +53,18 @@ def test_done_inside_a_text_is_not_the_end() -> None:
     assert not events.ended_with_done
 
 
+@pytest.mark.parametrize("event", [b"\0data: [DONE]", b": data: [DONE]", b'{"t":1}data: [DONE]'])
+def test_what_merely_ends_like_the_end_is_none(event: bytes) -> None:
+    """The line must begin with it, in whatever pieces it comes."""
+    for size in (1, 1000):
+        events, data = WholeEvents(), b"data: 1\n\n" + event + b"\n\n"
+        for at in range(0, len(data), size):
+            events.feed(data[at : at + size])
+        assert not events.ended_with_done
+        events.feed(b"event: x\ndata: [DONE]\n\n")
+        assert events.ended_with_done
+
+
 def test_an_endless_event_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is held back is bounded."""
     monkeypatch.setattr(whole_events, "MAX_EVENT_BYTES", 10)
