@@ -31,7 +31,7 @@ demo: $(INSTALLED) ## Gateway on port 30000 with a simulated pair; ENGINE=vllm C
 	@$(BIN)/python -m app demo --engine $(ENGINE) $(if $(CONNECTOR),--connector $(CONNECTOR)) $(ARGS)
 
 test: $(INSTALLED) ## All tests that need no real engine
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 $(ARGS)
 
 lint: $(INSTALLED) ## ruff: rules and format
 	$(BIN)/ruff check .
