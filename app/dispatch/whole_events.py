@@ -48,7 +48,7 @@ class WholeEvents:
                 raise EventTooLong
             chunk = chunk[:length]
         if chunk:
-            tail = chunk[-18:].rstrip()
+            tail = chunk[-64:].rstrip()
             # At the begin of its line: what merely ends like it is no end.
             self.ended_with_done = tail.endswith(_DONE) and tail[-13:-12] in (b"", b"\n")
         return chunk
