@@ -21,7 +21,8 @@ class Relay:
 
     def __init__(self) -> None:
         self._server: asyncio.Server | None = None
-        self._open: dict[asyncio.StreamWriter, asyncio.StreamWriter] = {}
+        self._open: dict[asyncio.StreamWriter, asyncio.StreamWriter | None] = {}
+        """Each connection with the one behind it, once that is there."""
         self._target_port = 0
 
     async def start(self, host: str, port: int, target_port: int) -> int:
@@ -48,7 +49,8 @@ class Relay:
         """Reset every open connection; new ones are taken."""
         for front, back in tuple(self._open.items()):
             reset(cast("asyncio.Transport", front.transport))
-            back.transport.abort()
+            if back is not None:
+                back.transport.abort()
 
     def kill(self) -> None:
         """No listener, and a reset on every connection, at once."""
@@ -61,20 +63,26 @@ class Relay:
         return len(self._open)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._open[writer] = None
         try:
-            back_reader, back = await asyncio.open_connection("127.0.0.1", self._target_port)
-        except OSError:
-            writer.close()
-            return
+            with contextlib.suppress(OSError):
+                await self._join(reader, writer)
+        finally:
+            await close(writer)
+            del self._open[writer]
+
+    async def _join(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        back_reader, back = await asyncio.open_connection("127.0.0.1", self._target_port)
         self._open[writer] = back
         try:
+            if writer.transport.is_closing():
+                # It was cut in the meantime.
+                return
             async with asyncio.TaskGroup() as group:
                 group.create_task(_pump(reader, back))
                 group.create_task(_pump(back_reader, writer))
         finally:
-            await close(writer)
             await close(back)
-            del self._open[writer]
 
 
 async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -256,3 +256,18 @@ async def test_place_of_a_trial_comes_back(fleet: Fleet) -> None:
         late.scheduler.rebind_decode(grant, frozenset({one.id}))
     assert one.breaker.allows()
     assert not prefill.breaker.allows()
+
+
+async def test_who_can_read_what_a_grant_left(fleet: Fleet) -> None:
+    """Its own worker first, or last if it cannot be used; the others if they can and fit."""
+    one, other = (fleet.add(name, Role.DECODE) for name in ("d0", "d1"))
+    fleet.add("d2", Role.DECODE, label="of another pair")
+    grant = await fleet.ask()
+    fleet.scheduler.done(grant, Outcome.CANCELLED)
+    assert grant.pair.decode is one
+    assert list(fleet.scheduler.decodes_for(grant)) == [one, other]
+    fleet.registry.set_state(one, State.UNHEALTHY)
+    assert list(fleet.scheduler.decodes_for(grant)) == [other, one]
+    fleet.registry.remove(one.id)
+    fleet.registry.set_state(other, State.DRAINING)
+    assert list(fleet.scheduler.decodes_for(grant)) == [one]

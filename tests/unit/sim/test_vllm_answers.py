@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
 import time
 from typing import Any
@@ -234,3 +235,17 @@ async def test_the_command_runs_a_pair(talk: Any) -> None:
     finally:
         process.terminate()
         assert await process.wait() == 0
+
+
+@pytest.mark.parametrize("n_steps", range(6))
+async def test_connection_that_comes_as_the_worker_dies(n_steps: int) -> None:
+    """It is cut like the others, however far it came; nothing outlives the worker."""
+    async with VllmSim(ALONE) as sim:
+        reader, writer = await asyncio.open_connection("127.0.0.1", sim.port)
+        for _ in range(n_steps):
+            await asyncio.sleep(0)
+        await sim.kill()
+        with contextlib.suppress(ConnectionError):
+            async with asyncio.timeout(1):
+                assert await reader.read() == b""
+        writer.close()
