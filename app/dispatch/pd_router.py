@@ -203,6 +203,7 @@ class PDRouter:
                     )
                     return
                 finally:
+                    attempts.end()
                     if reply is not None and reply.close is not None:
                         reply.close()
                     if attempt is not None:

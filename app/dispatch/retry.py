@@ -80,6 +80,7 @@ class Attempts:
     Attributes:
         n_started: Attempts so far, the running one included.
         running: The running one.
+        awaited_leg: Of the last one that ended: the leg whose word was awaited then.
         tried: Ids of the workers that failed this request.
         last_error: The failure of the last attempt.
         delay_s: Pause before the attempt that may follow.
@@ -92,6 +93,7 @@ class Attempts:
         "_n_prompt_tokens",
         "_now_s",
         "_rules",
+        "awaited_leg",
         "delay_s",
         "last_error",
         "n_started",
@@ -110,6 +112,7 @@ class Attempts:
         self._deadline_s = 0.0
         self.n_started = 0
         self.running: Running | None = None
+        self.awaited_leg: Leg | None = None
         self.tried: frozenset[str] = frozenset()
         self.last_error: WorkerError | None = None
         self.delay_s = 0.0
@@ -127,6 +130,12 @@ class Attempts:
             now_s = self._now_s()
             self._deadline_s = now_s + self._rules.deadline_s
             self._budget.note_dispatch(self._n_prompt_tokens, now_s)
+
+    def end(self) -> None:
+        """Lets go of the running one, which knows these attempts: a circle of all it holds."""
+        if self.running is not None:
+            self.awaited_leg = self.running.awaited_leg
+            self.running = None
 
     def may_follow(self, error: WorkerError, pair: Pair, *, has_prefilled: bool) -> bool:
         """Notes a failure and tells whether another pair may be tried, after ``delay_s``.

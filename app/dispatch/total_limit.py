@@ -32,10 +32,9 @@ async def within(
     except TimeoutError as error:
         if not limit.expired():
             raise
-        running = attempts.running
         late = LegTimedOut(
             f"the request took longer than {limit_s:g} s",
-            leg=running.awaited_leg if running is not None else None,
+            leg=attempts.awaited_leg,
             code="request_timeout",
         )
         late.n_attempts = attempts.n_started

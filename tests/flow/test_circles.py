@@ -32,6 +32,8 @@ OURS = (
 SMALL = {"app.upstream.http1_exchange.Exchange", "app.upstream.failures.UpstreamError"}
 SMALL |= {"app.upstream.http1_connection.Http1Connection", "app.upstream.http1_transport._Body"}
 """A leg that is given up: its exchange and its connection, which hold no body by then."""
+SMALL |= {"app.api.leaving.Client"}
+"""Of a client's connection, which uvicorn makes a circle of."""
 N_TIMES = 5
 
 
