@@ -34,7 +34,7 @@ async def test_ending_that_is_no_event(stack: AsyncExitStack, line: bytes) -> No
     fleet = await fleet_of(stack, pair)
     got = await fleet.ask(CHAT, body_of(CHAT, stream=True))
     assert (got.status, got.error["leg"]) == (502, "decode")
-    assert "before its first event" in got.error["message"]
+    assert "ended the stream without [DONE]" in got.error["message"]
     await fleet.settle()
     assert fleet.charged == ["decode"]
 
