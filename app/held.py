@@ -25,6 +25,8 @@ def held(gateway: Gateway) -> dict[str, int]:
     return {
         "tasks": len(asyncio.all_tasks()),
         "leases": sum(worker.n_leases for worker in workers),
+        "kv_held": sum(worker.n_held for worker in workers),
+        "calls": sum(gateway.clients.n_running(worker) for worker in workers),
         "rank_leases": sum(sum(worker.rank_leases) for worker in workers),
         "exchanges": sum(pool.n_active for pool in pools),
         "worker_connections": sum(pool.n_open for pool in pools),

@@ -14,7 +14,7 @@ from app.api.keep_alive import COMMENT, KeepAlive, Silence
 from app.dispatch.reply import Reply
 from app.errors import GatewayError
 from app.protocol.problem import error_event
-from app.protocol.sse import DONE
+from app.protocol.sse import ends_with_done
 
 EVENT_STREAM = b"text/event-stream"
 _STREAM_HEADERS = [(b"content-type", EVENT_STREAM), (b"cache-control", b"no-cache")]
@@ -76,7 +76,7 @@ class Relay:
                 await self._send({"type": "http.response.body", "body": events, "more_body": True})
                 sent = events
         finally:
-            self._is_done = sent.endswith(DONE)
+            self._is_done = ends_with_done(sent)
         self.hush()
         await self._end(b"")
 

@@ -6,9 +6,10 @@ follow at any time, and costs one ``endswith`` for each chunk of a well-behaved 
 
 from __future__ import annotations
 
+from app.protocol.sse import ends_with_done
+
 MAX_EVENT_BYTES = 16 * 1024 * 1024
 _BORDERS = (b"\n\n", b"\n\r\n")
-_DONE = b"data: [DONE]"
 
 
 class EventTooLong(Exception):
@@ -48,9 +49,7 @@ class WholeEvents:
                 raise EventTooLong
             chunk = chunk[:length]
         if chunk:
-            tail = chunk[-64:].rstrip()
-            # At the begin of its line: what merely ends like it is no end.
-            self.ended_with_done = tail.endswith(_DONE) and tail[-13:-12] in (b"", b"\n")
+            self.ended_with_done = ends_with_done(chunk)
         return chunk
 
     @property

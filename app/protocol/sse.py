@@ -13,6 +13,7 @@ DONE = b"data: [DONE]\n\n"
 
 DONE_DATA = b"[DONE]"
 
+_DONE_LINE = b"data: [DONE]"
 _BORDER = re.compile(rb"\r?\n\r?\n")
 _BORDER_MAX_BYTES = 4
 
@@ -31,6 +32,12 @@ def data_of(event: bytes) -> bytes:
         for line in event.splitlines()
         if line.startswith(b"data:")
     )
+
+
+def ends_with_done(events: bytes) -> bool:
+    """Whether the last of some whole events is ``data: [DONE]``, and does not merely end so."""
+    tail = events[-64:].rstrip()
+    return tail.endswith(_DONE_LINE) and tail[-13:-12] in (b"", b"\n")
 
 
 class EventSplitter:

@@ -51,12 +51,16 @@ class SoakFleet:
 
     Attributes:
         is_over: Nothing more shall happen.
+        is_told: What happened is printed.
+        stuck: What did not end in time.
     """
 
     def __init__(self, engine: EngineName, model: Path, truth: Truth, rng: random.Random) -> None:
         self.engine = engine
         self.members: list[Member] = []
         self.is_over = False
+        self.is_told = False
+        self.stuck: list[str] = []
         self._truth = truth
         self._rng = rng
         for role in ("prefill", "decode") * 2:
@@ -118,7 +122,12 @@ class SoakFleet:
         while not self.is_over:
             await asyncio.sleep(self._rng.uniform(1.0, 4.0))
             happening, member = self._rng.choice(happenings), self._rng.choice(self.members)
+            began_s = time.monotonic()
             await happening(gateway, member)
+            if self.is_told:
+                what, took_s = happening.__name__, time.monotonic() - began_s
+                told = f"{what} {self.engine} {member.role}"
+                print(f"{told}: from {began_s:.2f}, {took_s:.1f} s", flush=True)
 
     async def kill(self, gateway: GatewayProcess, member: Member) -> None:
         """Kill -9, and a new process on the same ports a little later."""
@@ -145,7 +154,14 @@ class SoakFleet:
         status, answer = await asyncio.to_thread(gateway.rest, "DELETE", path)
         if status != 202:
             raise RuntimeError(f"DELETE {path}: {status} {answer}")
-        await _until(lambda: gateway.rest("GET", path)[0] == 404, DRAIN_S)
+        try:
+            await _until(lambda: gateway.rest("GET", path)[0] == 404, DRAIN_S)
+        except TimeoutError:
+            shown = (await asyncio.to_thread(gateway.rest, "GET", path))[1]
+            held = await asyncio.to_thread(gateway.held)
+            self.stuck.append(f"a drain took more than {DRAIN_S:g} s: {shown} {held}")
+            await asyncio.to_thread(gateway.rest, "DELETE", f"{path}?force=true")
+            await _until(lambda: gateway.rest("GET", path)[0] == 404, DRAIN_S)
         await self.note_faults(member)
         await asyncio.to_thread(member.process.end)
         await asyncio.to_thread(member.process.start)

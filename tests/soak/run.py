@@ -57,6 +57,8 @@ class Soak:
             SoakFleet(engine, folder, self._truth, self._rng(f"life of {engine}"))
             for engine in asked.engines
         ]
+        for fleet in self._fleets:
+            fleet.is_told = asked.verbose
         self._gateway: GatewayProcess | None = None
         self._is_over = False
 
@@ -171,6 +173,8 @@ class Soak:
             await asyncio.sleep(1)
             left = await self._left(gateway, idle, n_sockets)
         self._tally.leaks += left
+        for fleet in self._fleets:
+            self._tally.leaks += fleet.stuck
 
     async def _left(
         self, gateway: GatewayProcess, idle: dict[str, int], n_sockets: int
@@ -218,6 +222,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--clients", type=int, default=24, help="requests at a time")
     parser.add_argument("--faults", type=float, default=1.0, help="faults a second of each fleet")
     parser.add_argument("--engines", nargs="+", choices=ENGINES, default=ENGINES)
+    parser.add_argument("--verbose", action="store_true", help="tell what happens to workers")
     asked = parser.parse_args(argv)
     asked.seed = asked.seed or str(random.SystemRandom().randrange(10**6))
     return asked

@@ -58,7 +58,7 @@ class Tally:
         bad = {
             "lost": [_told(told) for told in self.lost],
             "unexplained": [_told(told) for told in unexplained],
-            "wrong leg named": [_told(told) for told in wrong],
+            "wrong leg named": [f"{_told(told)}; {truth.near(told)}" for told in wrong],
             "leaked": self.leaks,
             "crosstalk": [_told(told) for told in self.crossed],
             "defects logged": self.defects,

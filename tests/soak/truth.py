@@ -51,9 +51,13 @@ class Truth:
         self.events.append(event)
         self.n_by_kind[event.kind] += 1
 
+    def near(self, told: Told) -> list[Event]:
+        """What a request may have felt."""
+        return [event for event in self.events if _is_felt(event, told)]
+
     def judge(self, told: Told) -> Verdict:
         """Whether an error has a cause, and names its leg or none."""
-        near = [event for event in self.events if _is_felt(event, told)]
+        near = self.near(told)
         if not near:
             return Verdict.UNEXPLAINED
         if told.leg is None or told.code in FULL:
