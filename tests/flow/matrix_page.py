@@ -26,7 +26,8 @@ next request once the worker is well again. `tests/flow/test_matrix_moves.py` ho
 - **The worker pays**: *breaker* counts towards opening its circuit breaker, *used last* means that
   it gets requests only when no other can take them, for `Retry-After` or a second. The other
   worker never pays.
-- **When**: the silence limit is `--request-timeout-secs`, to the first byte and between bytes.
+- **When**: the silence limit is the one of `--prefill-timeout-secs`, `--first-token-timeout-secs`,
+  `--token-gap-timeout-secs` and `--request-timeout-secs` that holds, see [Failures](failures.md).
 - **Another pair**: whether another pair is tried, if there is one. That needs proof that nothing
   reached an engine.
 
