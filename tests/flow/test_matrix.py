@@ -140,6 +140,9 @@ def check_other(case: Case, scene: Scene) -> None:
         case Saw.ENDED:
             assert len(seen) == 1
             assert ended == seen
+            if case.transfer is Transfer.SGLANG:
+                # By an abort, and not because it noticed that nobody listens.
+                assert other.counters.disconnects_noticed == 0
         case Saw.THROUGH:
             assert len(seen) == 1
             assert ended == []
