@@ -173,6 +173,8 @@ class TokenCall:
 
     async def _hand_over(self) -> None:
         """Runs prefill and keeps what it leaves behind."""
+        if self._prefill is not None:
+            self._prefill.cancel()
         leg = self._prefill = self._legs.prefill()
         await leg.connect()
         running = self._prefilling = self._tools.reaper.adopt(leg.run())
@@ -219,6 +221,9 @@ class TokenCall:
         return await self._first_frames(leg)
 
     async def _connect_decode(self) -> TokenLeg:
+        if self._decode is not None:
+            # It failed, but nobody has told its call: the worker would never be free of it.
+            self._decode.cancel()
         leg = self._decode = self._legs.decode(self._held.text)
         self._opening = None
         await leg.connect()

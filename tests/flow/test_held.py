@@ -5,10 +5,15 @@ from __future__ import annotations
 import os
 import signal
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any
 
+import pytest
+
+from app.dispatch.token_handoff import HeldHandoff
 from app.held import held
-from app.sim import Fault, FaultKind, sim_pair
+from app.sim import Fault, FaultKind, VllmFault, VllmFaultKind, sim_pair
+from tests.flow import vllm_fleet
 from tests.flow.fleet import CHAT, Fleet, body_of, serving, until
 
 
@@ -45,6 +50,34 @@ async def test_a_running_request_is_counted(fleet: Fleet) -> None:
     await fleet.settle()
     after = held(fleet.gateway)
     assert after["leases"] == after["rank_leases"] == after["exchanges"] == 0
+
+
+async def test_no_call_is_left_where_a_handoff_was_refused(
+    stack: AsyncExitStack, model: Path
+) -> None:
+    """Decode could not load it, another worker did: both are free, and the first may be removed."""
+    fleet = await vllm_fleet.fleet_of(stack, model, n_decodes=2)
+    fleet.decode.faults.add(VllmFault(kind=VllmFaultKind.ERROR_FINISH))
+    assert (await fleet.ask(CHAT, body_of(CHAT))).status == 200
+    assert fleet.counts["moved"] == 1
+    await fleet.settle()
+    assert held(fleet.gateway)["calls"] == 0
+    worker_id = fleet.live(fleet.decode).id
+    assert (await fleet.http.delete(f"/workers/{worker_id}")).status_code == 202
+    await until(lambda: fleet.gateway.registry.get(worker_id) is None)
+
+
+async def test_no_call_is_left_of_a_prefill_that_ran_again(
+    stack: AsyncExitStack, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its handoff was too old; the first prefill's call is over, too."""
+    fleet = await vllm_fleet.fleet_of(stack, model, lease_s=0.4)
+    is_stale = iter([True, False])
+    monkeypatch.setattr(HeldHandoff, "is_stale", lambda _: next(is_stale))
+    assert (await fleet.ask(CHAT, body_of(CHAT))).status == 200
+    assert len(fleet.prefill.seen) == 2
+    await fleet.settle()
+    assert held(fleet.gateway)["calls"] == 0
 
 
 async def test_signal_has_it_told(stack: AsyncExitStack, monkeypatch: Any) -> None:
