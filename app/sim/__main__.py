@@ -54,6 +54,8 @@ def parser() -> argparse.ArgumentParser:
     flags.add_argument("--max-running-requests", type=int, default=4096)
     flags.add_argument("--max-queued-requests", type=int, default=None)
     flags.add_argument("--max-total-tokens", type=int, default=4_000_000)
+    flags.add_argument("--decode-total-tokens", type=int, default=None, help="pairs only")
+    flags.add_argument("--schedule-policy", default="fcfs", help="sglang only")
     flags.add_argument("--disconnect-notice-s", type=float, default=4.0)
     flags.add_argument("--peer-death-s", type=float, default=2.0)
     flags.add_argument("--enable-cache-report", action="store_true")
@@ -80,6 +82,7 @@ def configs(args: argparse.Namespace) -> list[SimConfig]:
         max_running_requests=args.max_running_requests,
         max_queued_requests=args.max_queued_requests,
         max_total_tokens=args.max_total_tokens,
+        schedule_policy=args.schedule_policy,
         disconnect_notice_s=args.disconnect_notice_s,
         peer_death_s=args.peer_death_s,
         enable_cache_report=args.enable_cache_report,
@@ -88,13 +91,13 @@ def configs(args: argparse.Namespace) -> list[SimConfig]:
     if args.role:
         return [base]
     workers = []
+    n_decode_tokens = args.decode_total_tokens or args.max_total_tokens
+    decode = replace(base, role="decode", bootstrap_port=None, max_total_tokens=n_decode_tokens)
     for i in range(args.pairs):
         port = args.port + 2 * i if args.port else 0
         bootstrap_port = args.bootstrap_port + i if args.bootstrap_port else None
         workers.append(replace(base, role="prefill", port=port, bootstrap_port=bootstrap_port))
-        workers.append(
-            replace(base, role="decode", port=port + 1 if port else 0, bootstrap_port=None)
-        )
+        workers.append(replace(decode, port=port + 1 if port else 0))
     return workers
 
 

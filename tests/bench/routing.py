@@ -1,245 +1,165 @@
-"""Time to first token of a simulated fleet in real time, by router and policy, on a trace.
+"""Time to first token of a simulated fleet in real time, by router, on a recorded trace.
 
 ::
 
-    python tests/bench/routing.py TRACE [--rows 2000:3000] [--rate 0.85] [--speed 10] [--rounds 1]
+    python tests/bench/routing.py TRACE [--case base] [--speed 5] [--rounds 1] [--plot FILE.svg]
     SMG=/path/to/its/python python tests/bench/routing.py TRACE
 
-The fleet is simulated SGLang workers in a process of their own: chunked prefill with two batches
+The fleet is simulated SGLang workers in processes of their own: chunked prefill with two batches
 in flight, transfer, decode. ``--speed`` makes its clock and the trace run faster; all times are
 printed in the fleet's seconds. Every router sees the same requests at the same moments, one
-router at a time, each on a fleet started anew.
+router at a time, each on a fleet started anew. ``(twin)`` is what ``tandem replay`` foretells.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
-import json
-import random
-import socket
-import subprocess
+import statistics
 import sys
-import time
-import urllib.request
-from dataclasses import dataclass
+from collections import defaultdict
 from pathlib import Path
 
-from children import ENVIRONMENT, REPOSITORY, Bench, BenchFailed, free_port
+from children import ENVIRONMENT, Bench, BenchFailed
+from routing_cases import CASES, Case, decode_kv_tokens, rows_of
+from routing_fleet import DECODE_STEP_S, ROUTERS, SHRINK, Fleet, Router, start_router
+from routing_play import Times, play
+from routing_plot import draw
 from traces import prompt
 
+from app.twin.fleet import FleetShape
+from app.twin.replay import replay
 from app.twin.report import HEADING, Figures
-from app.twin.trace import Row, read_trace
+from app.twin.trace import BadTrace, Row
 
-SHRINK = 4
-_BODY_END_S = 600.0
-
-
-@dataclass(frozen=True, slots=True)
-class Router:
-    """One contestant: a name, the program, and its flags."""
-
-    name: str
-    flags: tuple[str, ...]
-    is_smg: bool = False
-
-
-ROUTERS = (
-    Router("queue", ("--prefill-queue", "on")),
-    Router("cache_aware", ("--policy", "cache_aware")),
-    Router("least_load", ("--policy", "least_load")),
-    Router("smg cache_aware", ("--policy", "cache_aware"), is_smg=True),
-    Router("smg power_of_two", ("--policy", "power_of_two"), is_smg=True),
-)
-
-
-class Fleet:
-    """The simulated workers of one run."""
-
-    def __init__(self, bench: Bench, asked: argparse.Namespace) -> None:
-        first = _free_ports(2 * asked.pairs + asked.pairs)
-        self.prefills = [first + 2 * i for i in range(asked.pairs)]
-        self.decodes = [port + 1 for port in self.prefills]
-        self.bootstraps = [first + 2 * asked.pairs + i for i in range(asked.pairs)]
-        command = [sys.executable, "-m", "app.sim", "--pairs", str(asked.pairs)]
-        command += ["--port", str(first), "--bootstrap-port", str(self.bootstraps[0])]
-        command += ["--prefill-tokens-per-s", str(asked.tokens_per_s / SHRINK)]
-        command += ["--chunk-tokens", str(asked.chunk // SHRINK)]
-        command += ["--lead-s", str(asked.lead)]
-        command += ["--transfer-s-per-token", str(asked.transfer * SHRINK)]
-        command += ["--decode-step-s", str(0.02 * SHRINK), "--time-scale", str(1 / asked.speed)]
-        command += ["--page-size", str(512 // SHRINK)]
-        command += ["--max-total-tokens", str(2_048_000 // SHRINK)]
-        environment = ENVIRONMENT | {"PYTHONPATH": str(REPOSITORY)}
-        self._child, log = bench.spawn(
-            "fleet", command, stdout=subprocess.PIPE, env=environment, cwd=bench.folder
-        )
-        assert self._child.stdout is not None
-        for _ in range(2 * asked.pairs):
-            if not self._child.stdout.readline():
-                raise BenchFailed(f"the fleet did not start: {log.read_text()[-2000:]}")
-
-    def flags(self) -> list[str]:
-        """The flags that name the workers."""
-        flags: list[str] = []
-        for port, bootstrap in zip(self.prefills, self.bootstraps, strict=True):
-            flags += ["--prefill", f"http://127.0.0.1:{port}", str(bootstrap)]
-        for port in self.decodes:
-            flags += ["--decode", f"http://127.0.0.1:{port}"]
-        return flags
-
-    def counters(self) -> tuple[float, int]:
-        """Busy seconds and computed tokens of all prefill workers."""
-        busy_us = n_tokens = 0
-        for port in self.prefills:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/v1/loads", timeout=10) as answer:
-                row = json.load(answer)["loads"][0]
-            busy_us += row["total_prefill_busy_us"]
-            n_tokens += row["total_prefill_uncached_tokens"]
-        return busy_us / 1e6, n_tokens
-
-    def stop(self) -> None:
-        """Ends the process."""
-        self._child.terminate()
-        self._child.wait(10)
-
-
-def _free_ports(n_ports: int) -> int:
-    """The first of some neighbouring ports that are free, below those the system hands out."""
-    for first in random.sample(range(20_000, 30_000), 200):
-        with contextlib.ExitStack() as sockets:
-            try:
-                for port in range(first, first + n_ports):
-                    probe = sockets.enter_context(socket.socket())
-                    probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return first
-    raise BenchFailed(f"no {n_ports} neighbouring ports are free")
-
-
-def _start_router(bench: Bench, router: Router, fleet: Fleet, asked: argparse.Namespace) -> int:
-    port = free_port()
-    module = ["-m", "smg", "launch"] if router.is_smg else ["-m", "app"]
-    python = ENVIRONMENT["SMG"] if router.is_smg else sys.executable
-    command = [python, *module, "--pd-disaggregation", *fleet.flags(), *router.flags]
-    command += ["--host", "127.0.0.1", "--port", str(port), "--log-level", "warn"]
-    command += ["--prometheus-port", str(free_port())]
-    if router.name == "queue":
-        command += ["--prefill-poll-ms", str(100 / asked.speed)]
-    if router.is_smg:
-        command += ["--load-monitor-interval", "1"]
-    environment = {k: v for k, v in ENVIRONMENT.items() if not k.startswith("TANDEM_")}
-    if not router.is_smg:
-        environment["PYTHONPATH"] = str(REPOSITORY)
-    _, log = bench.spawn(router.name, command, cwd=bench.folder, env=environment)
-    deadline_s = time.monotonic() + 60
-    while True:
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/readiness", timeout=2):
-                return port
-        except OSError:
-            if time.monotonic() > deadline_s:
-                raise BenchFailed(f"{router.name}: {log.read_text()[-2000:]}") from None
-            time.sleep(0.2)
-
-
-async def _play(port: int, rows: list[Row], texts: list[str], speed: float) -> list[float | None]:
-    """Sends every row at its moment; returns each one's time to its first event, or ``None``."""
-    found: list[float | None] = [None] * len(rows)
-    began_s = time.perf_counter()
-
-    async def one(number: int, row: Row) -> None:
-        await asyncio.sleep(max(0.0, row.at_s / speed - (time.perf_counter() - began_s)))
-        body = json.dumps(
-            {
-                "model": "sim-model",
-                "messages": [{"role": "user", "content": texts[number]}],
-                "max_tokens": max(1, row.n_output // SHRINK),
-                "stream": True,
-            }
-        ).encode()
-        asked_s = time.perf_counter()
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        try:
-            writer.write(
-                b"POST /v1/chat/completions HTTP/1.1\r\nhost: bench\r\nconnection: close\r\n"
-                b"content-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(body) + body
-            )
-            async with asyncio.timeout(_BODY_END_S):
-                head = await reader.readuntil(b"\r\n\r\n")
-                if b" 200 " not in head[:20]:
-                    return
-                text = b""
-                while b'"content":"' not in text.replace(b'"content":""', b"").replace(b" ", b""):
-                    piece = await reader.read(65536)
-                    if not piece:
-                        return
-                    text += piece
-                found[number] = (time.perf_counter() - asked_s) * speed
-                while await reader.read(65536):
-                    pass
-        finally:
-            writer.close()
-
-    async with asyncio.TaskGroup() as requests:
-        for number, row in enumerate(rows):
-            requests.create_task(one(number, row))
-    return found
-
-
-def _run(router: Router, rows: list[Row], texts: list[str], asked: argparse.Namespace) -> Figures:
-    with Bench() as bench:
-        fleet = Fleet(bench, asked)
-        port = _start_router(bench, router, fleet, asked)
-        busy_before_s, tokens_before = fleet.counters()
-        found = asyncio.run(_play(port, rows, texts, asked.speed))
-        busy_s, n_tokens = fleet.counters()
-    n_computed = (n_tokens - tokens_before) * SHRINK
-    n_all = sum(row.n_prompt for row in rows)
-    times = [time_s for time_s in found if time_s is not None]
-    if not times:
-        raise BenchFailed(f"{router.name} answered nothing")
-    n_lost = len(rows) - len(times)
-    return Figures(times, busy_s - busy_before_s, 1 - n_computed / n_all, None, n_lost)
+_RATIOS = ("mean", "p99", "max", "busy")
 
 
 def main() -> int:
-    """Plays the trace through every router and prints a line for each."""
+    """Plays the cases through every router; a line for each run, then medians and ratios."""
     asked = _arguments()
-    first, last = map(int, asked.rows.split(":"))
-    rows = read_trace(asked.trace, first, last, asked.rate)
-    texts = [prompt(row, SHRINK) for row in rows]
     routers = [
         r for r in ROUTERS if (not r.is_smg or "SMG" in ENVIRONMENT) and asked.only in r.name
     ]
-    print(f"{len(rows)} requests over {rows[-1].at_s:.0f} s, {asked.pairs} pairs", flush=True)
-    print(HEADING, flush=True)
     try:
-        for _ in range(asked.rounds):
-            for router in routers:
-                figures = _run(router, rows, texts, asked)
-                print(figures.line(router.name), flush=True)
-    except BenchFailed as failure:
+        for name in asked.case or ["base"]:
+            _play_case(name, CASES[name], routers, asked)
+    except (BenchFailed, BadTrace, OSError, ValueError) as failure:
         print(f"bench: {failure}", file=sys.stderr)
         return 2
     return 0
 
 
+def _play_case(name: str, case: Case, routers: list[Router], asked: argparse.Namespace) -> None:
+    rows = rows_of(case, asked.rows, asked.trace, asked.short_trace, asked.tokens_per_s)
+    texts = [prompt(row, SHRINK) for row in rows]
+    kv_tokens = decode_kv_tokens(case, rows, DECODE_STEP_S)
+    print(f"\n{name}: {case.about}", flush=True)
+    print(f"{len(rows)} requests over {rows[-1].at_s:.0f} s, {case.n_pairs} pairs", flush=True)
+    if kv_tokens is not None:
+        print(f"KV cache of a decode worker: {kv_tokens} tokens", flush=True)
+    print(f"{HEADING} {'tpot ms':>8}  busy s by worker", flush=True)
+    runs: dict[str, list[Figures]] = defaultdict(list)
+    for _ in range(asked.rounds):
+        for router in routers:
+            runs[router.name].append(_run(router, case, rows, texts, kv_tokens, asked))
+    if case.dies_at is None:
+        _foretell(case.shape(asked.tokens_per_s, kv_tokens), case, rows, runs)
+    _compare(runs)
+    if asked.plot is not None:
+        path = asked.plot.with_stem(f"{asked.plot.stem}-{name}")
+        drawn = draw(path, case.about, {router: found[-1].ttft_s for router, found in runs.items()})
+        print(f"plot: {path}" if drawn else "no plot: pip install matplotlib", flush=True)
+
+
+def _run(
+    router: Router,
+    case: Case,
+    rows: list[Row],
+    texts: list[str],
+    kv_tokens: int | None,
+    asked: argparse.Namespace,
+) -> Figures:
+    with Bench() as bench:
+        fleet = Fleet(bench, case, asked.speed, asked.tokens_per_s, kv_tokens)
+        port = start_router(bench, router, fleet, asked.speed)
+        before = fleet.work()
+        found = asyncio.run(_with_death(case, fleet, port, rows, texts, asked.speed))
+        after = fleet.work()
+    if len(after) < len(before):
+        # What the dead worker did is not known.
+        before = before[len(before) - len(after) :]
+    busy = [end[0] - start[0] for start, end in zip(before, after, strict=True)]
+    n_computed = sum(end[1] - start[1] for start, end in zip(before, after, strict=True))
+    times = [one for one in found if one is not None]
+    if not times:
+        raise BenchFailed(f"{router.name} answered nothing")
+    hits = 1 - n_computed / sum(row.n_prompt for row in rows)
+    figures = Figures([one.ttft_s for one in times], sum(busy), hits, None, len(rows) - len(times))
+    tpot_ms = 1000 * statistics.median(one.tpot_s for one in times)
+    by_worker = " ".join(f"{one:.0f}" for one in busy)
+    print(f"{figures.line(router.name)} {tpot_ms:8.1f}  {by_worker}", flush=True)
+    return figures
+
+
+async def _with_death(
+    case: Case, fleet: Fleet, port: int, rows: list[Row], texts: list[str], speed: float
+) -> list[Times | None]:
+    """Plays the trace and, if the case wants it, kills the first prefill worker meanwhile."""
+    async with asyncio.TaskGroup() as tasks:
+        playing = tasks.create_task(play(port, rows, texts, speed, SHRINK))
+        if case.dies_at is not None:
+            await asyncio.sleep(case.dies_at * rows[-1].at_s / speed)
+            fleet.first.kill()
+    return playing.result()
+
+
+def _foretell(
+    shape: FleetShape, case: Case, rows: list[Row], runs: dict[str, list[Figures]]
+) -> None:
+    """Prints what the twin says of the same, for those routers it knows."""
+    if case.order != "fcfs":
+        return
+    for name in [name for name in runs if not name.startswith("smg")]:
+        print(replay(rows, shape, name).line(f"{name} (twin)"), flush=True)
+
+
+def _compare(runs: dict[str, list[Figures]]) -> None:
+    """Prints the medians of each router's runs against the better of SMG's, figure by figure."""
+    medians = {name: _medians(found) for name, found in runs.items()}
+    smg = [found for name, found in medians.items() if name.startswith("smg")]
+    if not smg:
+        return
+    best = [min(values) for values in zip(*smg, strict=True)]
+    print(f"against the better of SMG's ({', '.join(_RATIOS)}):", flush=True)
+    for name, found in medians.items():
+        ratios = " ".join(f"{value / least:7.2f}" for value, least in zip(found, best, strict=True))
+        print(f"{name:<18} {ratios}", flush=True)
+
+
+def _medians(found: list[Figures]) -> list[float]:
+    columns = zip(
+        *((one.mean_s, one.at(0.99), one.at(1.0), one.busy_s) for one in found), strict=True
+    )
+    return [statistics.median(column) for column in columns]
+
+
 def _arguments() -> argparse.Namespace:
-    flags = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    cases = "; ".join(f"{name}: {case.about}" for name, case in CASES.items())
+    flags = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0], epilog=cases)
     flags.add_argument("trace", type=Path)
+    flags.add_argument(
+        "--short-trace", type=Path, help="CSV: TIMESTAMP,ContextTokens,GeneratedTokens"
+    )
+    flags.add_argument(
+        "--case", action="append", choices=tuple(CASES), help="default base; repeatable"
+    )
     flags.add_argument("--rows", default="2000:3000", metavar="FIRST:LAST")
-    flags.add_argument("--rate", type=float, default=0.85, help="of the trace's own")
-    flags.add_argument("--speed", type=float, default=10.0, help="of the fleet's clock")
+    flags.add_argument("--speed", type=float, default=5.0, help="of the fleet's clock")
     flags.add_argument("--rounds", type=int, default=1)
     flags.add_argument("--only", default="", help="routers whose name contains this")
-    flags.add_argument("--pairs", type=int, default=4)
     flags.add_argument("--tokens-per-s", type=float, default=10_000.0)
-    flags.add_argument("--chunk", type=int, default=8192)
-    flags.add_argument("--lead", type=float, default=0.15)
-    flags.add_argument("--transfer", type=float, default=1e-5)
+    flags.add_argument("--plot", type=Path, help="an SVG file for each case, named FILE-CASE.svg")
     return flags.parse_args()
 
 
