@@ -26,6 +26,7 @@ from app.scheduling.load_watch import LoadWatch
 from app.scheduling.lost_workers import LostWorkers
 from app.scheduling.pair_watch import PairWatch
 from app.scheduling.scheduler import Scheduler
+from app.scheduling.solo import SoloCounts
 from app.settings import Settings, SettingsError, flag_name, worker_specs
 from app.upstream.clients import WorkerClients
 from app.workers.breaker import Breaker
@@ -54,8 +55,14 @@ class Gateway:
     router: PDRouter
     texts: ModelTexts
     handoffs: HandoffCounts
+    solo_counts: SoloCounts
     entrance: Entrance
     url_guard: UrlGuard
+
+    @property
+    def decodes_alone(self) -> bool:
+        """Decode workers that can do so serve where no prefill worker can be used."""
+        return self.settings.on_missing_prefill == "decode_only"
 
 
 def build_gateway(
@@ -88,7 +95,8 @@ def build_gateway(
     )
     drain = Drain(registry, clients, limit_s=settings.drain_timeout_secs, now_s=now_s)
     health = _health(settings, registry, clients, drain, now_s)
-    scheduler, load_watch = build_scheduler(settings, registry, clients, now_s)
+    solo_counts = SoloCounts()
+    scheduler, load_watch = build_scheduler(settings, registry, clients, solo_counts, now_s)
     reaper = LegReaper(clients)
     limits = _limits(settings)
     tools = LegTools(
@@ -139,6 +147,7 @@ def build_gateway(
         router=router,
         texts=texts,
         handoffs=counts,
+        solo_counts=solo_counts,
         entrance=build_entrance(settings, now_s),
         url_guard=UrlGuard(settings.worker_url_allow),
     )

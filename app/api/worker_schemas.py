@@ -148,6 +148,9 @@ class WorkerStats(_Shown):
     prefill_count: int
     decode_count: int
     regular_count: int
+    without_prefill: dict[str, int] | None = Field(
+        default=None, description="Requests that one worker served alone, by reason"
+    )
     handoffs: dict[str, float] | None = Field(
         default=None, description="With vLLM workers: how KV caches changed hands, by kind"
     )

@@ -75,7 +75,9 @@ async def list_workers(gateway: GatewayParts, model: str | None = None) -> dict[
     workers = gateway.registry.workers()
     if model is not None:
         workers = tuple(worker for worker in workers if model in worker.model_ids)
-    return list_view([_view(gateway, worker) for worker in workers], gateway.handoffs)
+    return list_view(
+        [_view(gateway, worker) for worker in workers], gateway.handoffs, gateway.solo_counts
+    )
 
 
 @router.post(

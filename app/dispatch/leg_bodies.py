@@ -27,7 +27,7 @@ def leg_bodies(
         Prefill's body, which asks for a plain answer always; decode's; the request ids.
     """
     facts = prepared.facts
-    rids = _rids(prepared, keep_rid=keep_rid)
+    rids = request_ids(prepared, keep_rid=keep_rid)
     rooms = [
         bootstrap.mint_room(pair.prefill_rank, pair.prefill.info.dp_size)
         for _ in range(facts.batch or 1)
@@ -48,7 +48,7 @@ def leg_bodies(
     return splice(prepared.body, facts, members + b',"stream":false'), decode_body, rids
 
 
-def _rids(prepared: Prepared, *, keep_rid: bool) -> list[str]:
+def request_ids(prepared: Prepared, *, keep_rid: bool) -> list[str]:
     """One fixed-width engine request id for each item of the batch."""
     facts = prepared.facts
     if keep_rid and facts.client_rid is not None:

@@ -25,7 +25,7 @@ class ScriptedWorker:
     """One worker on 127.0.0.1, served in the running loop.
 
     Args:
-        role: ``prefill`` or ``decode``.
+        role: ``prefill`` or ``decode``; ``null`` for a regular worker, as SGLang says it.
         script: What it does with generation requests; may be replaced at any time.
 
     Attributes:
@@ -79,7 +79,7 @@ class ScriptedWorker:
 
     async def _generate(self, exchange: Exchange) -> None:
         body = json.loads(await exchange.body())
-        rid, room = body["rid"], body["bootstrap_room"]
+        rid, room = body["rid"], body.get("bootstrap_room")
         self.seen.append(Seen(exchange.path, body, exchange.headers, rid, room))
         self.n_active += 1
         try:
