@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -57,6 +58,7 @@ class Gateway:
     handoffs: HandoffCounts
     solo_counts: SoloCounts
     entrance: Entrance
+    aliases: Mapping[str, str]
     url_guard: UrlGuard
 
     @property
@@ -132,6 +134,7 @@ def build_gateway(
         total_s=settings.total_timeout_secs,
         now_s=now_s,
         unix_s=unix_s,
+        aliases=dict(settings.model_alias),
     )
     return Gateway(
         settings=settings,
@@ -149,6 +152,7 @@ def build_gateway(
         handoffs=counts,
         solo_counts=solo_counts,
         entrance=build_entrance(settings, now_s),
+        aliases=dict(settings.model_alias),
         url_guard=UrlGuard(settings.worker_url_allow),
     )
 

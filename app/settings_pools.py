@@ -4,12 +4,35 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from app.settings_values import Knob
+from app.settings_values import Fault, Knob
 
 _ROUTING = "Routing"
+
+
+def _read_aliases(value: object) -> object:
+    """Read ``ALIAS=MODEL`` items, given as a text with commas or as a sequence."""
+    items = value.split(",") if isinstance(value, str) else value
+    if not isinstance(items, list | tuple):
+        raise Fault("takes ALIAS=MODEL", value=repr(value))
+    found: dict[str, str] = {}
+    for item in items:
+        if isinstance(item, str) and not item.strip():
+            continue
+        written = item if isinstance(item, str) else "=".join(map(str, item))
+        alias, _, model = (part.strip() for part in written.partition("="))
+        if not alias or not model:
+            raise Fault("takes ALIAS=MODEL", value=written)
+        if alias == model:
+            raise Fault("the alias is the model's own name", value=written)
+        if found.setdefault(alias, model) != model:
+            raise Fault(f"the alias {alias} is given twice", value=written)
+    for alias, model in found.items():
+        if model in found:
+            raise Fault(f"{model} is an alias itself", value=f"{alias}={model}")
+    return tuple(found.items())
 
 
 class PoolSettings(BaseSettings):
@@ -17,6 +40,15 @@ class PoolSettings(BaseSettings):
 
     model_config = SettingsConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
+    model_alias: Annotated[
+        tuple[tuple[str, str], ...],
+        BeforeValidator(_read_aliases),
+        Knob(
+            _ROUTING,
+            "A further name of a model; repeatable. Answers carry the name that was asked for",
+            metavar="ALIAS=MODEL",
+        ),
+    ] = ()
     on_missing_prefill: Annotated[
         Literal["fail", "decode_only"],
         Knob(

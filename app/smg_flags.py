@@ -32,7 +32,7 @@ least-load-mean-prefill-tokens load-monitor-interval log-dir max-background-resp
 max-buffered-request-bytes max-idle-secs max-tree-size mcp-config-path
 mesh-advertise-host mesh-host mesh-port mesh-server-name mesh-tls-ca-cert mesh-tls-cert
 mesh-tls-key mm-allowed-media-domains mm-per-request-image-limit mm-pixel-cache-mb mm-processing
-model model-alias model-id-from multimodal-max-inflight-bytes multimodal-shm-min-bytes
+model model-id-from multimodal-max-inflight-bytes multimodal-shm-min-bytes
 multimodal-tensor-transport oracle-connect-descriptor oracle-password oracle-pool-max
 oracle-pool-min oracle-pool-timeout-secs oracle-tns-alias oracle-username oracle-wallet-path
 otlp-traces-endpoint overlap-decay parser pd-admission-wait-secs postgres-db-url

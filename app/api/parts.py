@@ -6,6 +6,7 @@ The composition root sits above this package, so the routes name the parts they 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Protocol, cast
 
@@ -75,6 +76,10 @@ class Parts(Protocol):
     @property
     def solo_counts(self) -> SoloCounts:
         """How often there was no prefill worker in it."""
+
+    @property
+    def aliases(self) -> Mapping[str, str]:
+        """Models by their further names."""
 
     @property
     def decodes_alone(self) -> bool:

@@ -7,8 +7,9 @@ differ in how a request is prepared and in what an attempt is; the rest is one w
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from dataclasses import replace
 from typing import Protocol
 
 from app.clock import Clock
@@ -78,6 +79,7 @@ class PDRouter:
         total_s: Longest time for a request as a whole; ``None``: no limit.
         now_s: The clock of the deadlines.
         unix_s: The time of day, for the answers' ``created``.
+        aliases: Models by their further names.
     """
 
     def __init__(
@@ -92,6 +94,7 @@ class PDRouter:
         total_s: float | None,
         now_s: Clock,
         unix_s: Clock,
+        aliases: Mapping[str, str],
     ) -> None:
         self._tools = tools
         self._token_tools = token_tools
@@ -102,6 +105,7 @@ class PDRouter:
         self._budget = budget
         self._total_s = total_s
         self._now_s = now_s
+        self._aliases = aliases
         self._client_rids = ClientRids()
 
     async def prepare(
@@ -129,6 +133,10 @@ class PDRouter:
             InvalidRequest: A field is wrong or cannot be honoured.
             CapacityError: The tokenizer cannot be had, or too many texts wait for it.
         """
+        if facts.model in self._aliases:
+            # Workers are looked for under the model's own name. The body keeps the client's: SGLang
+            # takes any, and repeats it in its answer (0.5.23).
+            facts = replace(facts, model=self._aliases[facts.model])
         prepared = Prepared(facts, body, encode_lines(for_workers(client_headers, request_id)))
         worker = self._texts.worker_of(facts.model)
         if worker is not None:

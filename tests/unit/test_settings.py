@@ -24,6 +24,31 @@ def refusal(environ: Mapping[str, str]) -> str:
     return str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("fast", "takes ALIAS=MODEL"),
+        ("fast=", "takes ALIAS=MODEL"),
+        ("=m", "takes ALIAS=MODEL"),
+        ("m=m", "own name"),
+        ("a=m,a=n", "given twice"),
+        ("a=b,b=m", "an alias itself"),
+    ],
+)
+def test_wrong_aliases(text: str, fault: str) -> None:
+    """One sentence each, at the start."""
+    with pytest.raises(SettingsError, match=fault):
+        load({}, {"TANDEM_MODEL_ALIAS": text}, None)
+
+
+def test_aliases() -> None:
+    """From the environment with commas, and in code as pairs; a model's name may hold a =."""
+    found = load({"model_alias": ["a=m", "b=x=y"]}, {}, None).model_alias
+    assert found == (("a", "m"), ("b", "x=y"))
+    assert load({}, {"TANDEM_MODEL_ALIAS": "a=m, b=x=y,"}, None).model_alias == found
+    assert Settings(model_alias=found).model_alias == found
+
+
 def test_defaults() -> None:
     """Without anything given, SMG's port and our two policies hold, and there are no workers."""
     settings = read({})

@@ -87,6 +87,7 @@ class FakeGateway:
     clocks: Clocks = field(default_factory=lambda: Clocks(lambda: 0.0, lambda: 1e9))
     solo_counts: SoloCounts = field(default_factory=SoloCounts)
     url_guard: UrlGuard = field(default_factory=UrlGuard)
+    aliases: dict[str, str] = field(default_factory=dict)
     decodes_alone: bool = False
 
     def __post_init__(self) -> None:
