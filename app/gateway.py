@@ -107,6 +107,7 @@ def build_gateway(
         reaper=reaper,
         hold_decode_s=settings.hold_decode_ms / 1000,
         limits=limits,
+        dp_aware=settings.dp_aware,
     )
     blame = Blame(clients, health, now_s, exposes_addresses=settings.expose_worker_addresses)
     counts = HandoffCounts()

@@ -40,6 +40,14 @@ class PoolSettings(BaseSettings):
 
     model_config = SettingsConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
+    dp_aware: Annotated[
+        bool,
+        Knob(
+            _ROUTING,
+            "Send each request to a data-parallel rank of its SGLang workers that is chosen here "
+            "(vLLM's are always)",
+        ),
+    ] = False
     model_alias: Annotated[
         tuple[tuple[str, str], ...],
         BeforeValidator(_read_aliases),

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 _NO_VALUE = """
 control-plane-audit-enabled disable-load-monitoring
-disable-tokenizer-autoload disable-worker-overload-protection dp-aware
+disable-tokenizer-autoload disable-worker-overload-protection
 dp-minimum-tokens-scheduler enable-igw enable-mesh enable-rl enable-trace enable-wasm
 epd-disaggregation log-mm-timing mm-allow-private-media-hosts mm-pixel-rdma
 oracle-external-auth priority-scheduler-enabled routing-key-override service-discovery

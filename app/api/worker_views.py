@@ -55,7 +55,11 @@ class NewWorker(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    url: str = Field(min_length=1, description="http(s)://host:port is SGLang, grpc(s):// is vLLM")
+    url: str = Field(
+        min_length=1,
+        description="http(s)://host:port is SGLang, grpc(s):// is vLLM; @rank at its end: that "
+        "data-parallel rank only",
+    )
     worker_type: Role = Role.REGULAR
     bootstrap_port: int | None = Field(
         default=None, ge=1, le=65535, description="Of a prefill worker: SGLang's, or Mooncake's"
@@ -159,7 +163,7 @@ def view(worker: Worker, moment: Moment, drain: Drain, clients: WorkerClients) -
         shown["model_id"] = worker.model_ids[0]
         shown["models"] = [_card(worker, model) for model in worker.model_ids]
     shown |= {
-        "url": spec.url,
+        "url": spec.address,
         "worker_type": spec.role.value,
         "connection_mode": _mode(spec),
         "runtime_type": spec.engine.value,
@@ -173,6 +177,8 @@ def view(worker: Worker, moment: Moment, drain: Drain, clients: WorkerClients) -
         shown["bootstrap_port"] = worker.bootstrap_port
     if info.dp_size > 1:
         shown["dp_size"] = info.dp_size
+    if spec.dp_rank is not None:
+        shown |= {"dp_base_url": spec.url, "dp_rank": spec.dp_rank}
     shown |= _kv_view(worker)
     if spec.role is not Role.REGULAR:
         label = spec.labels.get(PAIRING_LABEL)

@@ -106,7 +106,7 @@ async def add_worker(request: Request, gateway: GatewayParts) -> JSONResponse:
         {
             "status": "accepted",
             "worker_id": spec.id,
-            "url": spec.url,
+            "url": spec.address,
             "location": location,
             "message": "The worker is being registered.",
         },

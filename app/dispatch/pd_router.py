@@ -10,9 +10,9 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import replace
-from typing import Protocol
 
 from app.clock import Clock
+from app.dispatch.attempt import Attempt
 from app.dispatch.blame import Blame
 from app.dispatch.client_rids import ClientRids
 from app.dispatch.headers import for_workers
@@ -26,7 +26,7 @@ from app.dispatch.solo_sglang import SoloSglangAttempt
 from app.dispatch.token_attempt import TokenAttempt
 from app.dispatch.token_leg import TokenTools
 from app.dispatch.total_limit import within
-from app.errors import Leg, NoPairAvailable, WorkerError
+from app.errors import NoPairAvailable, WorkerError
 from app.protocol.bootstrap import mint_rid
 from app.protocol.facts import RequestFacts
 from app.protocol.wire_json import JsonObject
@@ -38,32 +38,6 @@ from app.upstream.http1 import encode_lines
 from app.workers.worker import Engine
 
 _NOTHING = nullcontext()
-
-
-class Attempt(Protocol):
-    """One attempt at a request on one pair, or on one worker."""
-
-    @property
-    def late_failure(self) -> WorkerError | None:
-        """A failure of prefill that came too late to matter."""
-
-    @property
-    def has_prefilled(self) -> bool:
-        """A prefill was completed, or may have been."""
-
-    @property
-    def awaited_leg(self) -> Leg | None:
-        """The leg whose word is awaited, as far as anybody can tell."""
-
-    @property
-    def has_asked_prefill(self) -> bool:
-        """Prefill was given something to do."""
-
-    async def start(self, legs: asyncio.TaskGroup) -> Reply:
-        """Starts the legs; returns once the first bytes are worth relaying."""
-
-    def finish(self, *, is_ok: bool) -> None:
-        """Ends both legs; only the first time counts."""
 
 
 class PDRouter:
@@ -133,10 +107,11 @@ class PDRouter:
             InvalidRequest: A field is wrong or cannot be honoured.
             CapacityError: The tokenizer cannot be had, or too many texts wait for it.
         """
-        if facts.model in self._aliases:
+        name = facts.model
+        if name is not None and name in self._aliases:
             # Workers are looked for under the model's own name. The body keeps the client's: SGLang
             # takes any, and repeats it in its answer (0.5.23).
-            facts = replace(facts, model=self._aliases[facts.model])
+            facts = replace(facts, model=self._aliases[name])
         prepared = Prepared(facts, body, encode_lines(for_workers(client_headers, request_id)))
         worker = self._texts.worker_of(facts.model)
         if worker is not None:

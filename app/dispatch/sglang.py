@@ -41,7 +41,9 @@ class SglangCall(SglangAnswer):
         self, grant: Grant, prepared: Prepared, patch: bytes, tools: LegTools, *, keep_rid: bool
     ) -> None:
         pair = grant.pair
-        prefill_body, decode_body, self._rids = leg_bodies(pair, prepared, patch, keep_rid=keep_rid)
+        prefill_body, decode_body, self._rids = leg_bodies(
+            pair, prepared, patch, keep_rid=keep_rid, dp_aware=tools.dp_aware
+        )
         limits = tools.limits
         # The clock of a stream's first event starts when prefill has done its part.
         wait_s = math.inf if prepared.facts.stream else limits.whole_s

@@ -13,7 +13,7 @@ import orjson
 
 from app.dispatch.answers import EventStream, check_whole
 from app.dispatch.headers import for_client
-from app.dispatch.leg_bodies import request_ids
+from app.dispatch.leg_bodies import rank_member, request_ids
 from app.dispatch.leg_tools import LegTools
 from app.dispatch.reply import Prepared, Reply, once
 from app.dispatch.sglang_answer import SglangAnswer, exchange
@@ -43,6 +43,7 @@ class SoloSglangAttempt(SglangAnswer):
         self._rids = request_ids(prepared, keep_rid=is_first)
         own = self._rids if facts.batch is not None else self._rids[0]
         members = b'"rid":' + orjson.dumps(own)
+        members += rank_member(solo.worker, solo.rank, dp_aware=tools.dp_aware)
         body = splice(prepared.body, facts, members)
         wait_s = math.inf if facts.stream else limits.whole_s
         answer = exchange(solo.worker, prepared, body, wait_s, tools)

@@ -189,6 +189,18 @@ def test_refusal_of_a_line_in_the_file(tmp_path: Path) -> None:
         load({}, {}, file, pytest.fail)
 
 
+def test_ranks_of_one_worker() -> None:
+    """``URL@rank`` in every role, once each, and not beside the whole worker."""
+    text = "http://p:1@0 9000, http://P:1@1 9000"
+    found = worker_specs(load({}, {"TANDEM_PREFILL": text}, None))
+    assert [(spec.url, spec.dp_rank, spec.bootstrap_port) for spec in found] == [
+        ("http://p:1", 0, 9000),
+        ("http://p:1", 1, 9000),
+    ]
+    for wrong in ("http://p:1@0, http://p:1@0", "http://p:1@0, http://p:1"):
+        assert "given twice" in refusal({"TANDEM_PREFILL": wrong})
+
+
 def test_passwords_are_not_shown() -> None:
     """A worker URL with a password is refused without repeating it."""
     assert "geheim" not in refusal({"TANDEM_DECODE": "http://user:geheim@d:1"})
