@@ -26,7 +26,7 @@ from app.dispatch.solo_sglang import SoloSglangAttempt
 from app.dispatch.token_attempt import TokenAttempt
 from app.dispatch.token_leg import TokenTools
 from app.dispatch.total_limit import within
-from app.errors import NoPairAvailable, WorkerError
+from app.errors import CapacityError, NoPairAvailable, WorkerError
 from app.protocol.bootstrap import mint_rid
 from app.protocol.facts import RequestFacts
 from app.protocol.wire_json import JsonObject
@@ -124,14 +124,14 @@ class PDRouter:
 
         Raises:
             UnknownModel: Nobody serves the model.
-            NoPairAvailable: Nobody can take the request now.
+            CapacityError: Nobody can take the request now.
         """
         ask, scheduler = Ask(prepared.facts, excluded), self._tools.scheduler
         if (solo := scheduler.alone(ask)) is not None:
             return solo
         try:
             return await scheduler.ask(ask)
-        except NoPairAvailable as failure:
+        except CapacityError as failure:
             if (solo := scheduler.alone(ask, failure)) is None:
                 raise
             return solo

@@ -16,13 +16,13 @@ from app.workers.lease import Lease
 from app.workers.worker import Engine, Role
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from app.clock import Clock
     from app.errors import GatewayError
     from app.policies.base import Policy
     from app.scheduling.grant import Ask, Grant
-    from app.scheduling.pairing import PairTable
+    from app.scheduling.pairing import PairGroup, PairTable
     from app.workers.registry import Snapshot
     from app.workers.worker import Worker
 
@@ -79,7 +79,7 @@ class SoloChooser:
         Args:
             ask: The request.
             table: The pairs of the workers as they are.
-            failure: Why no pair can take it; ``None``: none was asked for yet.
+            failure: Why no pair can take it, or not in time; ``None``: none was asked for yet.
 
         Returns:
             Nothing if a pair is to serve, or if there is nobody.
@@ -93,14 +93,20 @@ class SoloChooser:
             return None
         now_s = self._now_s()
         model = ask.facts.model
-        if failure is None and (table.choices() if model is None else table.groups(model)):
-            if self._missing:
-                self._look_for_prefill(ask, table, now_s)
-            return self._skip(ask, now_s)
+        groups = table.groups(model) if model is not None else sum(table.choices(), ())
         regulars = table.snapshot.candidates(Role.REGULAR, model)
+        if failure is None and groups:
+            if self._missing:
+                self._look_for_prefill(ask, table, groups, now_s)
+            if not regulars or not _are_full(groups, ask.excluded, now_s):
+                return self._skip(ask, now_s)
+            regulars = tuple(worker for worker in regulars if not worker.is_full(now_s))
         if found := usable(regulars, ask.excluded, now_s):
             return self._grant(ask, self._policy.choose(found, ask.facts), Why.NO_PAIR)
-        return self._without_prefill(ask, table.snapshot, failure, now_s)
+        if isinstance(failure, NoPairAvailable) or (failure is None and not groups):
+            return self._without_prefill(ask, table.snapshot, failure, now_s)
+        # There are prefill workers; they have too much to do.
+        return None
 
     def note(self, grant: Grant | SoloGrant, outcome: Outcome) -> None:
         """Learn where a prompt is cached now."""
@@ -185,13 +191,14 @@ class SoloChooser:
             )
         return None
 
-    def _look_for_prefill(self, ask: Ask, table: PairTable, now_s: float) -> None:
+    def _look_for_prefill(
+        self, ask: Ask, table: PairTable, groups: Sequence[PairGroup], now_s: float
+    ) -> None:
         """Tell that a model has a usable pair again, if it had none."""
         model = ask.facts.model
         key = model if model is not None and model in table.snapshot.model_ids() else ""
         if key not in self._missing:
             return
-        groups = table.groups(model) if model is not None else sum(table.choices(), ())
         if usable_groups(groups, ask.excluded, now_s):
             self._missing.discard(key)
             self._tell(key, False)
@@ -202,6 +209,15 @@ class SoloChooser:
         rank = freest_rank(worker, self._n_granted)
         trial = None if worker.breaker.is_closed else worker.breaker.start_trial()
         return SoloGrant(ask, Solo(worker, why, rank, trial), Lease(worker, rank))
+
+
+def _are_full(groups: Sequence[PairGroup], excluded: frozenset[str], now_s: float) -> bool:
+    """Whether there are pairs, and each has a half that said that it is full."""
+    found = usable_groups(groups, excluded, now_s)
+    # Full workers are only named where there are no others.
+    return bool(found) and all(
+        prefills[0].is_full(now_s) or decodes[0].is_full(now_s) for prefills, decodes in found
+    )
 
 
 def _computes_prompts(worker: Worker) -> bool:

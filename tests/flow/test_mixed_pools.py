@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from app.sim import SglangSim, SimConfig, sim_pair
+from app.sim import Fault, FaultKind, SglangSim, SimConfig, sim_pair
 from tests.flow.fleet import CHAT, COMPLETIONS, Fleet, body_of, serving
 
 BOTH = pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
@@ -92,3 +92,15 @@ async def test_sglang_decode_cannot_serve_alone(stack: AsyncExitStack) -> None:
     assert (await fleet.http.get("/readiness")).status_code == 503
     await prefill.restart()
     await fleet.ready()
+
+
+@pytest.mark.parametrize("queue", ["on", "off"])
+async def test_open_breaker_of_a_pair(stack: AsyncExitStack, queue: str) -> None:
+    """The pair is there and must not be used: the regular worker serves meanwhile."""
+    fleet = await mixed(stack, skip_prefill_below_tokens=0, prefill_queue=queue)
+    fleet.decodes[0].faults.add(Fault(kind=FaultKind.REFUSE, route=CHAT))
+    assert (await fleet.ask(CHAT, body_of(CHAT))).status == 500
+    await fleet.settle()
+    assert fleet.charged == ["decode"]
+    assert (await fleet.ask(CHAT, body_of(CHAT))).status == 200
+    assert seen(fleet) == [1, 1, 1]

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from app.errors import NoPairAvailable
+from app.errors import CapacityError, NoPairAvailable
 from app.policies.least_load import LeastLoad
 from app.protocol.facts import peek
 from app.protocol.routes import Route
@@ -199,3 +199,33 @@ def test_sglang_decode_is_refused_by_name() -> None:
     assert fleet.alone() is None
     with pytest.raises(NoPairAvailable, match="SGLang decode workers cannot compute prompts"):
         fleet.scheduler.alone(Ask(FACTS), NoPairAvailable("No pair.", retry_after_s=1))
+
+
+@pytest.mark.parametrize("full", ["prefill", "decode"])
+def test_full_pairs_leave_it_to_a_regular_worker(full: str) -> None:
+    """Unless that one is full, too: then the pair may as well be asked."""
+    fleet = Fleet()
+    pair = dict(zip(("prefill", "decode"), fleet.add_pair(), strict=True))
+    worker = fleet.add("http://r:1", Role.REGULAR, "m")
+    pair[full].back_off(5.0)
+    grant = fleet.alone()
+    assert grant is not None
+    assert grant.solo.worker is worker
+    worker.back_off(4.0)
+    assert fleet.alone() is None
+    fleet.now_s = 4.0
+    assert fleet.alone() is not None
+    fleet.now_s = 5.0
+    assert fleet.alone() is None
+
+
+def test_full_queue() -> None:
+    """A regular worker need not wait for the pairs; decode is not put to prefill's work."""
+    fleet = Fleet(decodes_alone=True)
+    fleet.add_pair()
+    failure = CapacityError("full", code="queue_full")
+    assert fleet.scheduler.alone(Ask(FACTS), failure) is None
+    worker = fleet.add("http://r:1", Role.REGULAR, "m")
+    grant = fleet.scheduler.alone(Ask(FACTS), failure)
+    assert grant is not None
+    assert grant.solo.worker is worker
