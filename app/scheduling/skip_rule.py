@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from app.scheduling.prefix_index import PrefixIndex
-from app.scheduling.prompt_blocks import BLOCK_TOKENS, block_hashes
+from app.scheduling.prompt_blocks import BLOCK_BYTES, BLOCK_TOKENS, block_hashes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 N_PLACES = 192
 _INDEX_BYTES = 16 * 1024 * 1024
+_HEAD_BYTES = 2 * BLOCK_BYTES
 _SLOTS = 256
 """Running requests of an engine that does not tell its limit (vLLM's usual ``max_num_seqs``)."""
 _CACHE_TOKENS = 1_000_000
@@ -90,8 +91,15 @@ class CachedPrompts:
 
     def n_uncached(self, workers: Sequence[Worker], facts: RequestFacts) -> list[int]:
         """Return the prompt tokens that each worker would have to compute."""
-        known = self._index.known(block_hashes(facts))
         n_tokens, places = facts.n_prompt_tokens, self._places
+        if not places:
+            return [n_tokens] * len(workers)
+        if len(facts.prompt_key) > _HEAD_BYTES:
+            # Of a prompt that nobody has seen no more than its beginning need be hashed.
+            head = replace(facts, prompt_key=facts.prompt_key[:_HEAD_BYTES])
+            if not self._index.known(block_hashes(head)).any():
+                return [n_tokens] * len(workers)
+        known = self._index.known(block_hashes(facts))
         return [
             n_tokens
             if (place := places.get(worker.id)) is None
