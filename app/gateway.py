@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -27,6 +28,7 @@ from app.scheduling.load_watch import LoadWatch
 from app.scheduling.lost_workers import LostWorkers
 from app.scheduling.pair_watch import PairWatch
 from app.scheduling.scheduler import Scheduler
+from app.scheduling.solo import SoloCounts
 from app.settings import Settings, SettingsError, flag_name, worker_specs
 from app.upstream.clients import WorkerClients
 from app.workers.breaker import Breaker
@@ -55,9 +57,16 @@ class Gateway:
     router: PDRouter
     texts: ModelTexts
     handoffs: HandoffCounts
+    solo_counts: SoloCounts
     entrance: Entrance
+    aliases: Mapping[str, str]
     url_guard: UrlGuard
     discovery: PodDiscovery | None
+
+    @property
+    def decodes_alone(self) -> bool:
+        """Decode workers that can do so serve where no prefill worker can be used."""
+        return self.settings.on_missing_prefill == "decode_only"
 
 
 def build_gateway(
@@ -90,7 +99,8 @@ def build_gateway(
     )
     drain = Drain(registry, clients, limit_s=settings.drain_timeout_secs, now_s=now_s)
     health = _health(settings, registry, clients, drain, now_s)
-    scheduler, load_watch = build_scheduler(settings, registry, clients, now_s)
+    solo_counts = SoloCounts()
+    scheduler, load_watch = build_scheduler(settings, registry, clients, solo_counts, now_s)
     reaper = LegReaper(clients)
     limits = _limits(settings)
     tools = LegTools(
@@ -99,6 +109,7 @@ def build_gateway(
         reaper=reaper,
         hold_decode_s=settings.hold_decode_ms / 1000,
         limits=limits,
+        dp_aware=settings.dp_aware,
     )
     blame = Blame(clients, health, now_s, exposes_addresses=settings.expose_worker_addresses)
     counts = HandoffCounts()
@@ -126,6 +137,7 @@ def build_gateway(
         total_s=settings.total_timeout_secs,
         now_s=now_s,
         unix_s=unix_s,
+        aliases=dict(settings.model_alias),
     )
     guard = UrlGuard(settings.worker_url_allow)
     return Gateway(
@@ -142,7 +154,9 @@ def build_gateway(
         router=router,
         texts=texts,
         handoffs=counts,
+        solo_counts=solo_counts,
         entrance=build_entrance(settings, now_s),
+        aliases=dict(settings.model_alias),
         url_guard=guard,
         discovery=build_discovery(settings, registry, drain, guard),
     )

@@ -9,6 +9,9 @@ from app.policies.catalog import POLICIES
 from app.scheduling.load_watch import LoadWatch
 from app.scheduling.queue_scheduler import QueueLimits, QueueScheduler
 from app.scheduling.scheduler import LocalScheduler, Scheduler
+from app.scheduling.skip_rule import SkipRule
+from app.scheduling.solo import SoloCounts
+from app.scheduling.solo_chooser import SoloChooser
 from app.settings import Settings
 from app.upstream.clients import WorkerClients
 from app.upstream.loads import load_rows
@@ -17,7 +20,11 @@ from app.workers.registry import Registry
 
 
 def build_scheduler(
-    settings: Settings, registry: Registry, clients: WorkerClients, now_s: Clock
+    settings: Settings,
+    registry: Registry,
+    clients: WorkerClients,
+    counts: SoloCounts,
+    now_s: Clock,
 ) -> tuple[Scheduler, LoadWatch | None]:
     """Builds the scheduler and, for a prefill queue, the watch over the workers' loads."""
     early = LocalScheduler(
@@ -25,6 +32,7 @@ def build_scheduler(
         prefill_policy=_policy(settings.prefill_policy_name, settings),
         decode_policy=_policy(settings.decode_policy_name, settings),
         now_s=now_s,
+        solos=solo_chooser(settings, counts, now_s),
     )
     if settings.prefill_queue == "off":
         return early, None
@@ -50,6 +58,22 @@ def build_scheduler(
         errors=(WorkerRefused,),
     )
     return queue, watch
+
+
+def solo_chooser(settings: Settings, counts: SoloCounts, now_s: Clock) -> SoloChooser:
+    """Builds what chooses who serves without prefill."""
+    return SoloChooser(
+        _policy(settings.policy, settings),
+        now_s,
+        SkipRule(
+            settings.skip_prefill_below_tokens,
+            settings.skip_prefill_cached_below_tokens,
+            settings.skip_prefill_uncached_share,
+            settings.skip_prefill_max_load,
+        ),
+        decodes_alone=settings.on_missing_prefill == "decode_only",
+        counts=counts,
+    )
 
 
 def _policy(name: str, settings: Settings) -> Policy:

@@ -17,6 +17,7 @@ from app.settings_discovery import DiscoverySettings
 from app.settings_edge import EdgeSettings
 from app.settings_fleet import FleetSettings
 from app.settings_limits import LimitSettings
+from app.settings_pools import PoolSettings
 from app.settings_scheduling import SchedulingSettings
 from app.settings_security import SecuritySettings
 from app.settings_tokens import TokenSettings
@@ -49,6 +50,7 @@ class Settings(
     EdgeSettings,
     FleetSettings,
     LimitSettings,
+    PoolSettings,
     SchedulingSettings,
     SecuritySettings,
     TokenSettings,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from app.policies.catalog import POLICIES
-from app.workers.urls import normalise_url, url_identity
+from app.workers.urls import Identity, normalise_url, overlap, split_rank, url_identity, with_rank
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -70,7 +70,8 @@ class Fault(ValueError):
 def worker_url(text: str) -> str:
     """Normalise a worker URL; a wrong one becomes a ``Fault``."""
     try:
-        return normalise_url(text)
+        url, rank = split_rank(text)
+        return with_rank(normalise_url(url), rank)
     except ValueError as exc:
         message = str(exc).rstrip(".")
         raise Fault(message[:1].lower() + message[1:], value=text) from None
@@ -152,14 +153,15 @@ def check_workers(by_field: dict[str, Sequence[str]]) -> None:
     Raises:
         Fault: The same worker twice; gRPC beside HTTP in one pair group.
     """
-    seen: dict[object, str] = {}
+    seen: dict[Identity, str] = {}
     for field, urls in by_field.items():
         for url in urls:
             identity = url_identity(url)
-            if seen.get(identity) == field:
+            taken_by = {known for other, known in seen.items() if overlap(identity, other)}
+            if field in taken_by:
                 raise Fault("the same worker is given twice", value=url, field=field)
-            if identity in seen:
-                other = seen[identity].replace("_", "-")
+            if taken_by:
+                other = taken_by.pop().replace("_", "-")
                 raise Fault(f"the same worker is also in --{other}", value=url, field=field)
             seen[identity] = field
     _check_engines({f: by_field[f] for f in ("prefill", "decode")})

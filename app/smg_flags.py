@@ -11,7 +11,7 @@ from __future__ import annotations
 
 _NO_VALUE = """
 control-plane-audit-enabled disable-load-monitoring
-disable-tokenizer-autoload disable-worker-overload-protection dp-aware
+disable-tokenizer-autoload disable-worker-overload-protection
 dp-minimum-tokens-scheduler enable-igw enable-mesh enable-rl enable-trace enable-wasm
 epd-disaggregation log-mm-timing mm-allow-private-media-hosts mm-pixel-rdma
 oracle-external-auth priority-scheduler-enabled routing-key-override
@@ -32,7 +32,7 @@ least-load-mean-prefill-tokens load-monitor-interval log-dir max-background-resp
 max-buffered-request-bytes max-idle-secs max-tree-size mcp-config-path
 mesh-advertise-host mesh-host mesh-port mesh-server-name mesh-tls-ca-cert mesh-tls-cert
 mesh-tls-key mm-allowed-media-domains mm-per-request-image-limit mm-pixel-cache-mb mm-processing
-model model-alias multimodal-max-inflight-bytes multimodal-shm-min-bytes
+model multimodal-max-inflight-bytes multimodal-shm-min-bytes
 multimodal-tensor-transport oracle-connect-descriptor oracle-password oracle-pool-max
 oracle-pool-min oracle-pool-timeout-secs oracle-tns-alias oracle-username oracle-wallet-path
 otlp-traces-endpoint overlap-decay parser pd-admission-wait-secs postgres-db-url

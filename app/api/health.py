@@ -1,4 +1,4 @@
-"""Whether the process lives, whether it can serve, and whether a pair really generates."""
+"""Whether the process lives, whether it can serve, and whether workers really generate."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse, PlainTextResponse
 
-from app.api.pairs import first_pair, what_is_missing
+from app.api.pairs import first_serving, what_is_missing
 from app.api.parts import GatewayParts
 from app.api.worker_calls import ask_vllm, ask_worker, leg_of
 from app.errors import LegRejected, NoPairAvailable, WorkerError
@@ -36,13 +36,13 @@ async def liveness() -> PlainTextResponse:
     return PlainTextResponse("OK")
 
 
-@router.get("/readiness", summary="A whole pair of some model is ready")
+@router.get("/readiness", summary="Some model can be served")
 @router.head("/readiness", include_in_schema=False)
 async def readiness(gateway: GatewayParts) -> JSONResponse:
     """200 with counts, or 503 with the reason."""
     if gateway.life.is_ending:
         reason = "the gateway is shutting down"
-    elif first_pair(gateway.registry) is None:
+    elif not first_serving(gateway.registry, decodes_alone=gateway.decodes_alone):
         reason = what_is_missing(gateway.registry)
     else:
         workers = gateway.registry.workers()
@@ -53,13 +53,13 @@ async def readiness(gateway: GatewayParts) -> JSONResponse:
     return JSONResponse({"status": "not ready", "reason": reason}, status_code=503)
 
 
-@router.get("/health_generate", response_class=PlainTextResponse, summary="A pair generates")
+@router.get("/health_generate", response_class=PlainTextResponse, summary="Workers generate")
 async def health_generate(gateway: GatewayParts) -> PlainTextResponse:
-    """Asks both members of one ready pair to generate a token; 200 names them."""
-    pair = first_pair(gateway.registry)
-    if pair is None:
+    """Asks both members of one ready pair, or a worker that serves alone; 200 names them."""
+    serving = first_serving(gateway.registry, decodes_alone=gateway.decodes_alone)
+    if not serving:
         raise NoPairAvailable(
-            f"There is no ready pair to ask: {what_is_missing(gateway.registry)}.",
+            f"There is nobody ready to ask: {what_is_missing(gateway.registry)}.",
             retry_after_s=1,
         )
 
@@ -84,13 +84,13 @@ async def health_generate(gateway: GatewayParts) -> PlainTextResponse:
         )
 
     async with asyncio.TaskGroup() as group:
-        probes = [group.create_task(probe(worker)) for worker in pair]
+        probes = [group.create_task(probe(worker)) for worker in serving]
     for task in probes:
         failure = task.result()
         if failure is not None:
             raise failure
-    prefill, decode = pair
-    return PlainTextResponse(f"OK: prefill {prefill.spec.url}, decode {decode.spec.url}")
+    names = (f"{worker.spec.role} {worker.spec.url}" for worker in serving)
+    return PlainTextResponse(f"OK: {', '.join(names)}")
 
 
 async def _one_token(client: VllmWorker) -> None:

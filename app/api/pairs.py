@@ -1,20 +1,46 @@
-"""Which models a whole pair stands ready for, and what is missing where none is."""
+"""Which models can be served now, and what is missing where none can."""
 
 from __future__ import annotations
 
 from app.scheduling.pairing import pair_table
-from app.workers.registry import Registry
+from app.workers.registry import Registry, Snapshot
 from app.workers.states import State
-from app.workers.worker import Role, Worker
+from app.workers.worker import Engine, Role, Worker
 
 
-def ready_models(registry: Registry) -> tuple[str, ...]:
-    """Returns the models that a ready prefill and a ready decode worker both serve, sorted.
+def ready_models(registry: Registry, *, decodes_alone: bool = False) -> tuple[str, ...]:
+    """Returns the models that somebody can serve now, sorted.
 
-    The two must fit together, see :mod:`app.scheduling.pair_fit`.
+    That is a ready prefill and a ready decode worker which fit together, see
+    :mod:`app.scheduling.pair_fit`, or a regular worker.
+
+    Args:
+        registry: The workers.
+        decodes_alone: A vLLM decode worker is enough.
     """
     table = pair_table(registry.snapshot())
-    return tuple(sorted(model for model in table.snapshot.model_ids() if table.groups(model)))
+    snapshot = table.snapshot
+    return tuple(
+        sorted(
+            model
+            for model in snapshot.model_ids()
+            if table.groups(model) or _alone(snapshot, model, decodes_alone=decodes_alone)
+        )
+    )
+
+
+def first_serving(registry: Registry, *, decodes_alone: bool = False) -> tuple[Worker, ...]:
+    """Returns ready workers that can serve together: a pair, else one alone, else none."""
+    pair = first_pair(registry)
+    return pair or _alone(registry.snapshot(), None, decodes_alone=decodes_alone)[:1]
+
+
+def _alone(snapshot: Snapshot, model: str | None, *, decodes_alone: bool) -> tuple[Worker, ...]:
+    regulars = snapshot.candidates(Role.REGULAR, model)
+    if regulars or not decodes_alone:
+        return regulars
+    decodes = snapshot.candidates(Role.DECODE, model)
+    return tuple(worker for worker in decodes if worker.spec.engine is Engine.VLLM)
 
 
 def first_pair(registry: Registry) -> tuple[Worker, Worker] | None:
@@ -25,10 +51,14 @@ def first_pair(registry: Registry) -> tuple[Worker, Worker] | None:
 
 
 def what_is_missing(registry: Registry) -> str:
-    """Returns a sentence on why no pair is ready; call when :func:`first_pair` gave none."""
+    """Returns a sentence on why nobody can serve; call when :func:`first_serving` gave none."""
     workers = registry.workers()
     lacks = []
-    for role in (Role.PREFILL, Role.DECODE):
+    roles: tuple[Role, ...] = (Role.PREFILL, Role.DECODE)
+    if any(worker.spec.role is Role.REGULAR for worker in workers):
+        is_paired = any(worker.spec.role is not Role.REGULAR for worker in workers)
+        roles = (*roles, Role.REGULAR) if is_paired else (Role.REGULAR,)
+    for role in roles:
         members = [worker for worker in workers if worker.spec.role is role]
         n_ready = sum(worker.state is State.READY for worker in members)
         if not members:

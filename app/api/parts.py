@@ -6,6 +6,7 @@ The composition root sits above this package, so the routes name the parts they 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Protocol, cast
 
@@ -14,6 +15,7 @@ from fastapi import Depends, Request
 from app.clock import Clock
 from app.dispatch.handoff_counts import HandoffCounts
 from app.dispatch.model_texts import ModelTexts
+from app.scheduling.solo import SoloCounts
 from app.upstream.clients import WorkerClients
 from app.workers.drain import Drain
 from app.workers.health import HealthLoop
@@ -70,6 +72,18 @@ class Parts(Protocol):
     @property
     def handoffs(self) -> HandoffCounts:
         """How often KV caches changed hands."""
+
+    @property
+    def solo_counts(self) -> SoloCounts:
+        """How often there was no prefill worker in it."""
+
+    @property
+    def aliases(self) -> Mapping[str, str]:
+        """Models by their further names."""
+
+    @property
+    def decodes_alone(self) -> bool:
+        """Decode workers that can do so serve where no prefill worker can be used."""
 
     @property
     def url_guard(self) -> UrlGuard:

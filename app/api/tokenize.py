@@ -66,6 +66,8 @@ async def _answer(request: Request, gateway: Parts, name: str, max_body_bytes: i
     model = document.get("model")
     if model is not None and not isinstance(model, str):
         raise InvalidRequest("model must be a string.", param="model")
+    if model is not None:
+        model = gateway.aliases.get(model, model)
     worker = gateway.texts.worker_of(model)
     if worker is None:
         answer = await _pass_on(gateway, model, name, body)

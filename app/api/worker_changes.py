@@ -98,7 +98,7 @@ def replaced(spec: WorkerSpec, body: bytes) -> WorkerSpec:
     except ValidationError as exc:
         raise invalid_request(exc.errors(include_url=False)) from exc
     given = put.model_fields_set
-    if put.url is not None and not _is_same_url(put.url, spec.url):
+    if put.url is not None and not _is_same_url(put.url, spec.address):
         raise _not_to_be_changed("url")
     if put.worker_type is not None and put.worker_type is not spec.role:
         raise _not_to_be_changed("worker_type")

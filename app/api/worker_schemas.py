@@ -112,6 +112,8 @@ class WorkerView(_Shown):
         default=None, description="Of a prefill worker: given, or reported by itself"
     )
     dp_size: int | None = Field(default=None, description="Data-parallel ranks, if several")
+    dp_base_url: str | None = Field(default=None, description="The URL without its `@rank`")
+    dp_rank: int | None = Field(default=None, description="The only rank that gets requests")
     kv_connector: str | None = Field(default=None, description="Of a vLLM worker, as the next")
     kv_role: str | None = None
     kv_engine_id: str | None = None
@@ -148,6 +150,9 @@ class WorkerStats(_Shown):
     prefill_count: int
     decode_count: int
     regular_count: int
+    without_prefill: dict[str, int] | None = Field(
+        default=None, description="Requests that one worker served alone, by reason"
+    )
     handoffs: dict[str, float] | None = Field(
         default=None, description="With vLLM workers: how KV caches changed hands, by kind"
     )

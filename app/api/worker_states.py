@@ -118,7 +118,7 @@ def _job(worker: Worker, moment: Moment) -> dict[str, Any]:
             status = "failed"
     return {
         "job_type": kind,
-        "worker_url": worker.spec.url,
+        "worker_url": worker.spec.address,
         "status": status,
         "message": message,
         "timestamp": int(moment.unix(at_s)),

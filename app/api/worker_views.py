@@ -14,6 +14,7 @@ from app.api.worker_states import Moment, state_view
 from app.dispatch.handoff_counts import HandoffCounts
 from app.errors import InvalidRequest
 from app.scheduling.pairing import PAIRING_LABEL
+from app.scheduling.solo import SoloCounts
 from app.upstream.clients import WorkerClients
 from app.workers.drain import Drain
 from app.workers.probe_rules import NO_OVERRIDES, ProbeOverrides
@@ -54,7 +55,11 @@ class NewWorker(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    url: str = Field(min_length=1, description="http(s)://host:port is SGLang, grpc(s):// is vLLM")
+    url: str = Field(
+        min_length=1,
+        description="http(s)://host:port is SGLang, grpc(s):// is vLLM; @rank at its end: that "
+        "data-parallel rank only",
+    )
     worker_type: Role = Role.REGULAR
     bootstrap_port: int | None = Field(
         default=None, ge=1, le=65535, description="Of a prefill worker: SGLang's, or Mooncake's"
@@ -158,7 +163,7 @@ def view(worker: Worker, moment: Moment, drain: Drain, clients: WorkerClients) -
         shown["model_id"] = worker.model_ids[0]
         shown["models"] = [_card(worker, model) for model in worker.model_ids]
     shown |= {
-        "url": spec.url,
+        "url": spec.address,
         "worker_type": spec.role.value,
         "connection_mode": _mode(spec),
         "runtime_type": spec.engine.value,
@@ -172,6 +177,8 @@ def view(worker: Worker, moment: Moment, drain: Drain, clients: WorkerClients) -
         shown["bootstrap_port"] = worker.bootstrap_port
     if info.dp_size > 1:
         shown["dp_size"] = info.dp_size
+    if spec.dp_rank is not None:
+        shown |= {"dp_base_url": spec.url, "dp_rank": spec.dp_rank}
     shown |= _kv_view(worker)
     if spec.role is not Role.REGULAR:
         label = spec.labels.get(PAIRING_LABEL)
@@ -204,15 +211,20 @@ def _card(worker: Worker, model: str) -> dict[str, Any]:
     return card
 
 
-def list_view(workers: Sequence[dict[str, Any]], handoffs: HandoffCounts) -> dict[str, Any]:
+def list_view(
+    workers: Sequence[dict[str, Any]], handoffs: HandoffCounts, solos: SoloCounts
+) -> dict[str, Any]:
     """Returns a list of views of workers with the counts of its roles.
 
     With vLLM workers, ``stats.handoffs`` counts by kind how this gateway's requests handed their
     KV cache over; ``max_gap_ms`` is the longest time from prefill's end to decode's dispatch.
+    ``stats.without_prefill`` counts requests that one worker served alone, by reason.
     """
     roles = [worker["worker_type"] for worker in workers]
     stats: dict[str, Any] = {f"{role}_count": roles.count(role) for role in Role}
     if any(worker["runtime_type"] == Engine.VLLM for worker in workers):
         gap_ms = round(handoffs.max_gap_s * 1000, 3)
         stats["handoffs"] = {**handoffs.by_kind, "max_gap_ms": gap_ms}
+    if solos.by_why:
+        stats["without_prefill"] = {str(why): n for why, n in solos.by_why.items()}
     return {"workers": list(workers), "total": len(workers), "stats": stats}

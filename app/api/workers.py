@@ -75,7 +75,9 @@ async def list_workers(gateway: GatewayParts, model: str | None = None) -> dict[
     workers = gateway.registry.workers()
     if model is not None:
         workers = tuple(worker for worker in workers if model in worker.model_ids)
-    return list_view([_view(gateway, worker) for worker in workers], gateway.handoffs)
+    return list_view(
+        [_view(gateway, worker) for worker in workers], gateway.handoffs, gateway.solo_counts
+    )
 
 
 @router.post(
@@ -104,7 +106,7 @@ async def add_worker(request: Request, gateway: GatewayParts) -> JSONResponse:
         {
             "status": "accepted",
             "worker_id": spec.id,
-            "url": spec.url,
+            "url": spec.address,
             "location": location,
             "message": "The worker is being registered.",
         },

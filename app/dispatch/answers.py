@@ -11,12 +11,24 @@ import orjson
 from app.dispatch import leg_failures
 from app.dispatch.reply import Prepared
 from app.dispatch.sglang import SglangCall
-from app.errors import LegBroken
+from app.dispatch.sglang_answer import SglangAnswer
+from app.errors import Leg, LegBroken
 from app.protocol.logprob_merge import LogprobMerger, merge_prompt_logprobs
 from app.protocol.reply_faults import fault_in_body
 from app.protocol.sse import DONE_DATA, EventSplitter, data_of, encode
 from app.protocol.usage import cached_from_prefill, patch_event, patch_whole
 from app.workers.worker import Worker
+
+
+def check_whole(body: bytes, leg: Leg | None, worker: Worker) -> None:
+    """Checks a plain answer.
+
+    Raises:
+        WorkerError: It is not JSON, or the generation was aborted.
+    """
+    parsed = leg_failures.parse_json(body, leg, worker)
+    if (fault := fault_in_body(parsed)) is not None:
+        raise leg_failures.from_fault(fault, leg, worker)
 
 
 async def whole_body(call: SglangCall, first: bytes, prepared: Prepared, decode: Worker) -> bytes:
@@ -25,9 +37,7 @@ async def whole_body(call: SglangCall, first: bytes, prepared: Prepared, decode:
     Raises:
         WorkerError: The body is not JSON, the generation was aborted, or prefill failed.
     """
-    parsed = leg_failures.parse_json(first, "decode", decode)
-    if (fault := fault_in_body(parsed)) is not None:
-        raise leg_failures.from_fault(fault, "decode", decode)
+    check_whole(first, "decode", decode)
     if prepared.facts.wants_prompt_logprobs:
         return _merged(first, await call.wait_for_prefill())
     if call.prefill_body is not None and b'"cached_tokens":' in call.prefill_body:
@@ -47,15 +57,15 @@ def _no_logprobs() -> LegBroken:
 
 
 class EventStream:
-    """Decode's events, as they come.
+    """The events of an answer, as they come.
 
     Args:
-        call: A started call.
-        first: What :meth:`SglangCall.start` returned.
+        answer: Of a started call.
+        first: What its ``start`` returned.
     """
 
-    def __init__(self, call: SglangCall, first: bytes) -> None:
-        self._call = call
+    def __init__(self, answer: SglangAnswer, first: bytes) -> None:
+        self._answer = answer
         self._first = first
 
     def __aiter__(self) -> EventStream:
@@ -71,7 +81,7 @@ class EventStream:
         if self._first:
             events, self._first = self._first, b""
             return events
-        events = await self._call.next_events()
+        events = await self._answer.next_events()
         if not events:
             raise StopAsyncIteration
         return events
@@ -82,6 +92,7 @@ class CompletedEventStream(EventStream):
 
     def __init__(self, call: SglangCall, first: bytes, prepared: Prepared) -> None:
         super().__init__(call, first)
+        self._call = call
         self._splitter = EventSplitter()
         self._facts = prepared.facts
         self._merger: LogprobMerger | None = None

@@ -22,6 +22,7 @@ from app.errors import (
 )
 from app.protocol.peer_blame import is_peer_death, without_addresses
 from app.scheduling.scheduler import Pair
+from app.scheduling.solo import Solo
 from app.upstream.clients import WorkerClients
 from app.workers.breaker import Trial
 from app.workers.health import HealthLoop
@@ -57,36 +58,36 @@ class Blame:
         self._now_s = now_s
         self._exposes_addresses = exposes_addresses
 
-    async def settle(self, error: WorkerError, pair: Pair, asked: bytes = b"") -> WorkerError:
+    async def settle(
+        self, error: WorkerError, pair: Pair | Solo, asked: bytes = b""
+    ) -> WorkerError:
         """Names the leg that failed, charges its worker once, and returns the error to show.
 
         Args:
             error: What a leg raised.
-            pair: The pair.
+            pair: The pair, or the one worker, which answers for whatever went wrong.
             asked: The client's own body: an address that stands there is no news to it.
         """
         if error.is_counted:
             return error
-        if _is_ambiguous(error):
+        if isinstance(pair, Pair) and _is_ambiguous(error):
             error = await self._ask_both(error, pair)
         if self._exposes_addresses:
             error.message = error.with_detail()
         else:
-            hosts = (pair.prefill.host, pair.decode.host)
+            hosts = [worker.host for worker in pair.workers]
             message = without_addresses(error.message, hosts, asked)
             if message != error.message:
                 error.detail = error.detail or error.message
                 error.message = message
-        if error.leg == "prefill":
-            self._charge(error, pair.prefill, pair.prefill_trial)
-        elif error.leg == "decode":
-            self._charge(error, pair.decode, pair.decode_trial)
+        if (payer := pair.of(error.leg)) is not None:
+            self._charge(error, *payer)
         error.is_counted = True
         return error
 
     def succeeded(
         self,
-        pair: Pair,
+        pair: Pair | Solo,
         late_failure: WorkerError | None = None,
         *,
         has_asked_prefill: bool = True,
@@ -94,12 +95,15 @@ class Blame:
         """Decode did its work, and so, as far as the request goes, did prefill.
 
         Args:
-            pair: The pair.
+            pair: The pair, or the one worker.
             late_failure: Prefill's failure after the KV cache had arrived. It cost nobody
                 anything, so it is not charged; it is no success either, and a reason to ask the
                 worker how it is.
             has_asked_prefill: Without, nothing was learned of prefill.
         """
+        if isinstance(pair, Solo):
+            self._credit(pair.worker, pair.trial)
+            return
         self._credit(pair.decode, pair.decode_trial)
         if not has_asked_prefill:
             return

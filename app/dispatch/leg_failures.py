@@ -35,7 +35,12 @@ MAX_ERROR_BODY_BYTES = 1024 * 1024
 """Engines quote the request they refuse, so this is more than any sentence needs."""
 
 
-def from_wire(failure: UpstreamError, leg: Leg, worker: Worker) -> WorkerError:
+def named(leg: Leg | None) -> str:
+    """Returns a worker as messages name it; a regular one has no leg."""
+    return f"the {leg} worker" if leg else "the worker"
+
+
+def from_wire(failure: UpstreamError, leg: Leg | None, worker: Worker) -> WorkerError:
     """Translates a failure of the HTTP or gRPC client.
 
     The client's own words name addresses: they are for the log. An engine's status is passed on
@@ -53,7 +58,7 @@ def from_wire(failure: UpstreamError, leg: Leg, worker: Worker) -> WorkerError:
     if isinstance(failure, ConnectFailed):
         is_late = isinstance(failure, ConnectTimeout)
         return LegUnreachable(
-            f"the {leg} worker could not be reached{' in time' if is_late else ''}",
+            f"{named(leg)} could not be reached{' in time' if is_late else ''}",
             leg=leg,
             worker_id=worker.spec.id,
             is_unsent=True,
@@ -64,25 +69,25 @@ def from_wire(failure: UpstreamError, leg: Leg, worker: Worker) -> WorkerError:
     if isinstance(failure, SilenceTimeout):
         where = "before its answer" if failure.phase == "head" else "in the middle of its answer"
         return LegTimedOut(
-            f"the {leg} worker sent nothing for too long {where}",
+            f"{named(leg)} sent nothing for too long {where}",
             leg=leg,
             worker_id=worker.spec.id,
             detail=detail,
         )
     if isinstance(failure, WorkerRemoved):
         return LegEnded(
-            f"the {leg} worker was removed before the request had ended",
+            f"{named(leg)} was removed before the request had ended",
             leg=leg,
             worker_id=worker.spec.id,
             retry_after_s=1,
         )
     what = "is too long" if isinstance(failure, BodyTooLong) else "broke off"
     return LegBroken(
-        f"the {leg} worker's answer {what}", leg=leg, worker_id=worker.spec.id, detail=detail
+        f"{named(leg)}'s answer {what}", leg=leg, worker_id=worker.spec.id, detail=detail
     )
 
 
-async def refusal(exchange: Exchange, head: Head, leg: Leg, worker: Worker) -> LegRejected:
+async def refusal(exchange: Exchange, head: Head, leg: Leg | None, worker: Worker) -> LegRejected:
     """Reads the rest of an answer that is not 200.
 
     Raises:
@@ -96,7 +101,7 @@ async def refusal(exchange: Exchange, head: Head, leg: Leg, worker: Worker) -> L
     return from_status(head, body, leg, worker)
 
 
-def from_status(head: Head, body: bytes, leg: Leg, worker: Worker) -> LegRejected:
+def from_status(head: Head, body: bytes, leg: Leg | None, worker: Worker) -> LegRejected:
     """Passes a worker's error status on, with its text and its ``Retry-After``.
 
     A status that makes no sense as an answer to a generation (1xx, 3xx, another 2xx) is 502.
@@ -115,7 +120,7 @@ def from_status(head: Head, body: bytes, leg: Leg, worker: Worker) -> LegRejecte
     )
 
 
-def from_fault(fault: Fault, leg: Leg, worker: Worker) -> WorkerError:
+def from_fault(fault: Fault, leg: Leg | None, worker: Worker) -> WorkerError:
     """Translates a failure that a worker reports in an answer with status 200.
 
     With a status of its own it is the refusal that the status line came too early for.
@@ -123,14 +128,14 @@ def from_fault(fault: Fault, leg: Leg, worker: Worker) -> WorkerError:
     if fault.status is not None:
         return LegRejected(fault.message, leg=leg, worker_id=worker.spec.id, status=fault.status)
     return LegBroken(
-        f"the {leg} worker ended the generation: {fault.message}",
+        f"{named(leg)} ended the generation: {fault.message}",
         leg=leg,
         worker_id=worker.spec.id,
         code="generation_aborted",
     )
 
 
-def parse_json(body: bytes, leg: Leg, worker: Worker) -> Json:
+def parse_json(body: bytes, leg: Leg | None, worker: Worker) -> Json:
     """Parses a whole 200 answer.
 
     Raises:
@@ -140,7 +145,7 @@ def parse_json(body: bytes, leg: Leg, worker: Worker) -> Json:
         parsed: Json = orjson.loads(body)
     except orjson.JSONDecodeError as error:
         raise LegBroken(
-            f"the {leg} worker answered 200 with a body that is not JSON",
+            f"{named(leg)} answered 200 with a body that is not JSON",
             leg=leg,
             worker_id=worker.spec.id,
         ) from error

@@ -17,6 +17,7 @@ class LegTools:
     Attributes:
         hold_decode_s: Longest wait for a prefill refusal once decode has spoken.
         limits: How long a leg may keep a request waiting.
+        dp_aware: SGLang workers are told which data-parallel rank is meant.
     """
 
     clients: WorkerClients
@@ -24,3 +25,4 @@ class LegTools:
     reaper: LegReaper
     hold_decode_s: float
     limits: LegLimits
+    dp_aware: bool = False

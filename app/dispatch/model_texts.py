@@ -82,7 +82,7 @@ class ModelTexts:
             self._client_templates.close()
 
     def worker_of(self, model: str | None) -> Worker | None:
-        """A decode worker that speaks in tokens and serves the model; ``None``: there is none.
+        """A worker that speaks in tokens and decodes for the model; ``None``: there is none.
 
         It decides the model's limits and default parameters: it is the one that samples.
         """
@@ -94,9 +94,10 @@ class ModelTexts:
             return None
         names = (model,) if model is not None else (*snapshot.model_ids(), "")
         for name in names:
-            for worker in snapshot.candidates(Role.DECODE, name):
-                if worker.spec.engine is Engine.VLLM:
-                    return worker
+            for role in (Role.DECODE, Role.REGULAR):
+                for worker in snapshot.candidates(role, name):
+                    if worker.spec.engine is Engine.VLLM:
+                        return worker
         return None
 
     async def get(self, model: str | None, worker: Worker) -> ServedModel:

@@ -7,11 +7,12 @@ differ in how a request is prepared and in what an attempt is; the rest is one w
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
-from typing import Protocol
+from dataclasses import replace
 
 from app.clock import Clock
+from app.dispatch.attempt import Attempt
 from app.dispatch.blame import Blame
 from app.dispatch.client_rids import ClientRids
 from app.dispatch.headers import for_workers
@@ -21,46 +22,22 @@ from app.dispatch.reply import Prepared, RawHeaders, Reply
 from app.dispatch.retry import Attempts, RetryRules
 from app.dispatch.retry_budget import RetryBudget
 from app.dispatch.sglang_attempt import SglangAttempt
+from app.dispatch.solo_sglang import SoloSglangAttempt
 from app.dispatch.token_attempt import TokenAttempt
 from app.dispatch.token_leg import TokenTools
 from app.dispatch.total_limit import within
-from app.errors import Leg, NoPairAvailable, WorkerError
+from app.errors import CapacityError, NoPairAvailable, WorkerError
 from app.protocol.bootstrap import mint_rid
 from app.protocol.facts import RequestFacts
 from app.protocol.wire_json import JsonObject
-from app.scheduling.scheduler import Ask, Grant, Outcome
+from app.scheduling.scheduler import Ask, Grant, Outcome, Pair
+from app.scheduling.solo import Solo, SoloGrant
 from app.text.answer import Envelope
 from app.text.text_route import read_request
 from app.upstream.http1 import encode_lines
 from app.workers.worker import Engine
 
 _NOTHING = nullcontext()
-
-
-class Attempt(Protocol):
-    """One attempt at a request on one pair."""
-
-    @property
-    def late_failure(self) -> WorkerError | None:
-        """A failure of prefill that came too late to matter."""
-
-    @property
-    def has_prefilled(self) -> bool:
-        """A prefill was completed, or may have been."""
-
-    @property
-    def awaited_leg(self) -> Leg:
-        """The leg whose word is awaited, as far as anybody can tell."""
-
-    @property
-    def has_asked_prefill(self) -> bool:
-        """Prefill was given something to do."""
-
-    async def start(self, legs: asyncio.TaskGroup) -> Reply:
-        """Starts the legs; returns once the first bytes are worth relaying."""
-
-    def finish(self, *, is_ok: bool) -> None:
-        """Ends both legs; only the first time counts."""
 
 
 class PDRouter:
@@ -76,6 +53,7 @@ class PDRouter:
         total_s: Longest time for a request as a whole; ``None``: no limit.
         now_s: The clock of the deadlines.
         unix_s: The time of day, for the answers' ``created``.
+        aliases: Models by their further names.
     """
 
     def __init__(
@@ -90,6 +68,7 @@ class PDRouter:
         total_s: float | None,
         now_s: Clock,
         unix_s: Clock,
+        aliases: Mapping[str, str],
     ) -> None:
         self._tools = tools
         self._token_tools = token_tools
@@ -100,6 +79,7 @@ class PDRouter:
         self._budget = budget
         self._total_s = total_s
         self._now_s = now_s
+        self._aliases = aliases
         self._client_rids = ClientRids()
 
     async def prepare(
@@ -127,6 +107,11 @@ class PDRouter:
             InvalidRequest: A field is wrong or cannot be honoured.
             CapacityError: The tokenizer cannot be had, or too many texts wait for it.
         """
+        name = facts.model
+        if name is not None and name in self._aliases:
+            # Workers are looked for under the model's own name. The body keeps the client's: SGLang
+            # takes any, and repeats it in its answer (0.5.23).
+            facts = replace(facts, model=self._aliases[name])
         prepared = Prepared(facts, body, encode_lines(for_workers(client_headers, request_id)))
         worker = self._texts.worker_of(facts.model)
         if worker is not None:
@@ -134,14 +119,22 @@ class PDRouter:
             prepared.text = await read_request(facts.route, document, served)
         return prepared
 
-    async def choose(self, prepared: Prepared, excluded: frozenset[str]) -> Grant:
-        """Asks the scheduler for a pair; its leases are held from here on.
+    async def choose(self, prepared: Prepared, excluded: frozenset[str]) -> Grant | SoloGrant:
+        """Asks the scheduler for a pair, or one worker; the leases are held from here on.
 
         Raises:
             UnknownModel: Nobody serves the model.
-            NoPairAvailable: Nobody can take the request now.
+            CapacityError: Nobody can take the request now.
         """
-        return await self._tools.scheduler.ask(Ask(prepared.facts, excluded))
+        ask, scheduler = Ask(prepared.facts, excluded), self._tools.scheduler
+        if (solo := scheduler.alone(ask)) is not None:
+            return solo
+        try:
+            return await scheduler.ask(ask)
+        except CapacityError as failure:
+            if (solo := scheduler.alone(ask, failure)) is None:
+                raise
+            return solo
 
     def open(
         self, prepared: Prepared, legs: asyncio.TaskGroup
@@ -197,7 +190,7 @@ class PDRouter:
                         ) from error
                     outcome = Outcome.OK
                     self._blame.succeeded(
-                        grant.pair,
+                        _of(grant),
                         attempt.late_failure,
                         has_asked_prefill=attempt.has_asked_prefill,
                     )
@@ -214,19 +207,19 @@ class PDRouter:
         self,
         error: WorkerError,
         attempt: Attempt,
-        grant: Grant,
+        grant: Grant | SoloGrant,
         prepared: Prepared,
         attempts: Attempts,
     ) -> WorkerError:
         """Ends the legs at once, then finds out whose failure it was."""
         attempt.finish(is_ok=False)
-        settled = await self._blame.settle(error, grant.pair, prepared.body)
+        settled = await self._blame.settle(error, _of(grant), prepared.body)
         settled.n_attempts = prepared.notes["attempts"] = attempts.n_started
         if settled.detail:
             prepared.notes["detail"] = settled.detail
         return settled
 
-    async def _choose_next(self, prepared: Prepared, attempts: Attempts) -> Grant:
+    async def _choose_next(self, prepared: Prepared, attempts: Attempts) -> Grant | SoloGrant:
         if attempts.delay_s:
             await asyncio.sleep(attempts.delay_s)
         try:
@@ -236,25 +229,45 @@ class PDRouter:
                 raise
             raise attempts.last_error from None
         attempts.begin()
+        notes = prepared.notes
+        if attempts.n_started > 1:
+            # What served before may have been of the other kind.
+            for name in ("prefill", "decode", "worker", "alone"):
+                notes.pop(name, None)
+        if isinstance(grant, SoloGrant):
+            solo = grant.solo
+            notes.update(worker=solo.worker.spec.url, alone=solo.why, attempts=attempts.n_started)
+            return grant
         pair = grant.pair
-        prepared.notes.update(
+        notes.update(
             prefill=pair.prefill.spec.url, decode=pair.decode.spec.url, attempts=attempts.n_started
         )
         return grant
 
-    def _attempt(self, grant: Grant, prepared: Prepared, attempts: Attempts) -> Attempt:
-        if grant.pair.prefill.spec.engine is Engine.SGLANG:
-            is_first = attempts.n_started == 1
+    def _attempt(self, grant: Grant | SoloGrant, prepared: Prepared, attempts: Attempts) -> Attempt:
+        is_first = attempts.n_started == 1
+        if isinstance(grant, SoloGrant):
+            if grant.solo.worker.spec.engine is Engine.SGLANG:
+                return SoloSglangAttempt(grant, prepared, self._tools, is_first=is_first)
+        elif grant.pair.prefill.spec.engine is Engine.SGLANG:
             return SglangAttempt(grant, prepared, self._tools, is_first=is_first)
         # A new id each time: what an earlier attempt left at an engine may still be alive.
         envelope = Envelope(mint_rid(prepared.facts.route), int(self._unix_s()))
         return TokenAttempt(grant, prepared, envelope, self._token_tools, attempts)
 
 
+def _of(grant: Grant | SoloGrant) -> Pair | Solo:
+    return grant.solo if isinstance(grant, SoloGrant) else grant.pair
+
+
 def _may_follow(
-    error: WorkerError, attempt: Attempt, grant: Grant, prepared: Prepared, attempts: Attempts
+    error: WorkerError,
+    attempt: Attempt,
+    grant: Grant | SoloGrant,
+    prepared: Prepared,
+    attempts: Attempts,
 ) -> bool:
-    if attempts.may_follow(error, grant.pair, has_prefilled=attempt.has_prefilled):
+    if attempts.may_follow(error, _of(grant), has_prefilled=attempt.has_prefilled):
         return True
     if attempts.refusal:
         prepared.notes["no_retry"] = attempts.refusal

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from app.dispatch.retry_budget import RetryBudget
     from app.errors import Leg
     from app.scheduling.scheduler import Pair
+    from app.scheduling.solo import Solo
 
 ATTEMPTS_HEADER = b"x-tandem-attempts"
 _FIRST = (ATTEMPTS_HEADER, b"1")
@@ -64,7 +65,7 @@ class Running(Protocol):
     """An attempt under way."""
 
     @property
-    def awaited_leg(self) -> Leg:
+    def awaited_leg(self) -> Leg | None:
         """The leg whose word is awaited, as far as anybody can tell."""
 
 
@@ -137,18 +138,18 @@ class Attempts:
             self.awaited_leg = self.running.awaited_leg
             self.running = None
 
-    def may_follow(self, error: WorkerError, pair: Pair, *, has_prefilled: bool) -> bool:
+    def may_follow(self, error: WorkerError, pair: Pair | Solo, *, has_prefilled: bool) -> bool:
         """Notes a failure and tells whether another pair may be tried, after ``delay_s``.
 
         Args:
             error: The failure, settled.
-            pair: Whose it was.
+            pair: Whose it was, or the one worker.
             has_prefilled: A prefill of the attempt was completed, or may have been.
         """
         self.last_error = error
         if error.leg is None:
             # One of them failed, and nobody knows which.
-            self.tried |= {pair.prefill.id, pair.decode.id}
+            self.tried |= {worker.id for worker in pair.workers}
         else:
             self.tried |= {error.worker_id}
         self.delay_s = 0.0

@@ -9,25 +9,20 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Sequence
 
 from app.dispatch import leg_failures
 from app.dispatch.leg_bodies import leg_bodies
 from app.dispatch.leg_tools import LegTools
 from app.dispatch.reply import Prepared
-from app.dispatch.whole_events import EventTooLong, WholeEvents
-from app.errors import Leg, LegBroken, LegRejected, WorkerError
+from app.dispatch.sglang_answer import MAX_REPLY_BYTES, SglangAnswer, exchange
+from app.errors import Leg, LegRejected, WorkerError
 from app.protocol.peer_blame import is_peer_death
-from app.protocol.reply_faults import fault_in_body, find_fault
+from app.protocol.reply_faults import fault_in_body
 from app.scheduling.scheduler import Grant
 from app.upstream.failures import UpstreamError
-from app.upstream.http1 import Exchange
-from app.workers.worker import Worker
-
-MAX_REPLY_BYTES = 256 * 1024 * 1024
 
 
-class SglangCall:
+class SglangCall(SglangAnswer):
     """Both legs of one body, from the first byte to the release.
 
     Args:
@@ -38,7 +33,6 @@ class SglangCall:
         keep_rid: Use the client's own ``rid``; only the first attempt may.
 
     Attributes:
-        head_headers: Response headers of decode, set by :meth:`start`.
         prefill_body: Prefill's whole answer once it is there, else ``None``.
         prefill_error: Prefill's failure, which counts only until decode has spoken.
     """
@@ -46,43 +40,31 @@ class SglangCall:
     def __init__(
         self, grant: Grant, prepared: Prepared, patch: bytes, tools: LegTools, *, keep_rid: bool
     ) -> None:
-        self._grant = grant
-        self._facts = prepared.facts
-        self._tools = tools
         pair = grant.pair
-        prefill_body, decode_body, self._rids = leg_bodies(pair, prepared, patch, keep_rid=keep_rid)
+        prefill_body, decode_body, self._rids = leg_bodies(
+            pair, prepared, patch, keep_rid=keep_rid, dp_aware=tools.dp_aware
+        )
         limits = tools.limits
-        self._prefill = self._exchange(pair.prefill, prepared, prefill_body, limits.prefill_s)
-        self._prefill.limit(limits.prefill_s, is_total=True)
         # The clock of a stream's first event starts when prefill has done its part.
         wait_s = math.inf if prepared.facts.stream else limits.whole_s
-        self._decode = self._exchange(pair.decode, prepared, decode_body, wait_s)
-        self._events = WholeEvents()
+        decode = exchange(pair.decode, prepared, decode_body, wait_s, tools)
+        super().__init__(prepared, pair.decode, "decode", decode, tools)
+        self._grant = grant
+        self._prefill = exchange(pair.prefill, prepared, prefill_body, limits.prefill_s, tools)
+        self._prefill.limit(limits.prefill_s, is_total=True)
         self._prefill_ended = asyncio.Event()
         self._has_spoken = False
         self._may_have_prefilled = False
         self._is_proven = False
-        self._is_finished = False
         self._is_prefill_counted = False
         self._follower: asyncio.Task[None] | None = None
         self.prefill_error: WorkerError | None = None
         self.prefill_body: bytes | None = None
-        self.head_headers: Sequence[tuple[bytes, bytes]] = ()
-
-    def _exchange(
-        self, worker: Worker, prepared: Prepared, body: bytes, silence_timeout_s: float
-    ) -> Exchange:
-        return self._tools.clients.get(worker).leg(
-            self._facts.route.encode(),
-            prepared.header_lines,
-            body,
-            silence_timeout_s=silence_timeout_s,
-        )
 
     @property
     def is_sent(self) -> bool:
         """A byte was handed to a transport, so an engine may have seen the request."""
-        return self._prefill.sent or self._decode.sent
+        return self._prefill.sent or self._answer.sent
 
     @property
     def has_prefilled(self) -> bool:
@@ -105,7 +87,7 @@ class SglangCall:
         try:
             await self._prefill.connect()
             leg = "decode"
-            await self._decode.connect()
+            await self._answer.connect()
         except UpstreamError as failure:
             raise self._failed(failure, leg) from failure
 
@@ -130,7 +112,7 @@ class SglangCall:
             following.close()
             raise asyncio.CancelledError from None
         try:
-            first = await self._first_of_decode()
+            first = await self._first_of_answer()
         except UpstreamError as failure:
             raise self._failed(failure, "decode") from failure
         except LegRejected as error:
@@ -144,52 +126,13 @@ class SglangCall:
         self._has_spoken = self._may_have_prefilled = True
         self._is_proven = self._facts.batch is None
         if self._facts.stream:
-            self._decode.limit(self._tools.limits.gap_s, is_total=False)
+            self._answer.limit(self._tools.limits.gap_s, is_total=False)
         self._end_prefill_if_through()
         await self._hold()
         return first
 
-    async def _first_of_decode(self) -> bytes:
-        worker = self._grant.pair.decode
-        head = await self._decode.head()
-        self.head_headers = head.headers
-        if head.status != 200:
-            raise await leg_failures.refusal(self._decode, head, "decode", worker)
-        if not self._facts.stream:
-            return await self._decode.read(MAX_REPLY_BYTES)
-        first = b""
-        # Comments prove nothing, and neither does a page that is no event stream at all.
-        while not first.startswith(b"data:") and b"\ndata:" not in first:
-            events = await self.next_events()
-            if not events:
-                raise self._broken("ended the stream before its first event")
-            first += events
-        if self._events.ended_with_done and first.count(b"data:") == 1:
-            raise self._broken("ended the stream before its first event")
-        return first
-
-    async def next_events(self) -> bytes:
-        """Returns the next whole events of decode's stream; nothing at its proper end.
-
-        Raises:
-            WorkerError: A leg failed, or the stream ended without ``[DONE]``.
-        """
-        try:
-            while chunk := await self._decode.chunk():
-                events = self._events.feed(chunk)
-                if not events:
-                    continue
-                fault = find_fault(events)
-                if fault is not None:
-                    raise leg_failures.from_fault(fault, "decode", self._grant.pair.decode)
-                return events
-        except UpstreamError as failure:
-            raise self._failed(failure, "decode") from failure
-        except EventTooLong as failure:
-            raise self._broken("sent one event of more than 16 MiB") from failure
-        if self._events.has_rest or not self._events.ended_with_done:
-            raise self._broken("ended the stream without [DONE]")
-        return b""
+    def _answer_failed(self, failure: UpstreamError) -> WorkerError:
+        return self._failed(failure, "decode")
 
     def _failed(self, failure: UpstreamError, leg: Leg) -> WorkerError:
         pair = self._grant.pair
@@ -202,10 +145,6 @@ class SglangCall:
         # Once the KV cache has arrived, or prefill is through, a silence is the leg's own.
         error.is_settled = self._is_proven or (leg == "decode" and self.prefill_body is not None)
         return error
-
-    def _broken(self, what: str) -> LegBroken:
-        worker = self._grant.pair.decode
-        return LegBroken(f"the decode worker {what}", leg="decode", worker_id=worker.spec.id)
 
     async def wait_for_prefill(self) -> bytes:
         """Returns prefill's whole answer, however long it takes (prompt logprobs need it).
@@ -241,7 +180,7 @@ class SglangCall:
                 raise leg_failures.from_fault(fault, "prefill", worker)
             self.prefill_body = body
             if self._facts.stream and not self._has_spoken:
-                self._decode.limit(self._tools.limits.first_token_s, is_total=True)
+                self._answer.limit(self._tools.limits.first_token_s, is_total=True)
         except UpstreamError as failure:
             self._fail_prefill(self._failed(failure, "prefill"))
         except WorkerError as error:
@@ -261,7 +200,7 @@ class SglangCall:
     def _fail_prefill(self, error: WorkerError) -> None:
         self.prefill_error = error
         if not self._is_proven:
-            self._decode.fail(error)
+            self._answer.fail(error)
 
     def finish(self, *, is_ok: bool) -> None:
         """Ends both legs: kept for the next request when they did well, else aborted.
@@ -278,7 +217,7 @@ class SglangCall:
         pair = self._grant.pair
         if is_ok:
             self._tools.reaper.drain(self._prefill)
-            self._decode.close()
+            self._answer.close()
         else:
             self._tools.reaper.give_up(pair.prefill, self._rids, self._prefill)
-            self._tools.reaper.give_up(pair.decode, self._rids, self._decode)
+            self._tools.reaper.give_up(pair.decode, self._rids, self._answer)

@@ -6,12 +6,14 @@ import asyncio
 
 from app.dispatch.reply import Prepared, Reply, once
 from app.dispatch.retry import Attempts
+from app.dispatch.solo_token import SoloTokenCall
 from app.dispatch.together import together
 from app.dispatch.token_call import TokenCall
 from app.dispatch.token_leg import Frames, TokenTools
 from app.dispatch.token_streams import MergedTokenStream, TokenStream, feed_to_end
 from app.errors import Leg, NoPairAvailable, WorkerError
 from app.scheduling.scheduler import Grant
+from app.scheduling.solo import SoloGrant
 from app.text.answer import Envelope
 from app.text.text_route import open_stream, open_whole
 
@@ -19,10 +21,10 @@ _JSON = (b"content-type", b"application/json")
 
 
 class TokenAttempt:
-    """Runs every choice of every prompt on one pair; they share one fate.
+    """Runs every choice of every prompt on one pair, or one worker; they share one fate.
 
     Args:
-        grant: The pair and its leases.
+        grant: Who serves, with the leases.
         prepared: The request.
         envelope: Id and time of the answer. The engines know a choice by the same id, with the
             number of the choice if there are several.
@@ -32,7 +34,7 @@ class TokenAttempt:
 
     def __init__(
         self,
-        grant: Grant,
+        grant: Grant | SoloGrant,
         prepared: Prepared,
         envelope: Envelope,
         tools: TokenTools,
@@ -49,8 +51,11 @@ class TokenAttempt:
         n_slots = request.n_slots
         ids = [envelope.id] if n_slots == 1 else [f"{envelope.id}-{i}" for i in range(n_slots)]
         requests = [request.engine_request(slot, ids[slot]) for slot in range(n_slots)]
-        self._calls = [
-            TokenCall(grant, each, tools, attempts, is_alone=n_slots == 1) for each in requests
+        self._calls: list[TokenCall | SoloTokenCall] = [
+            TokenCall(grant, each, tools, attempts, is_alone=n_slots == 1)
+            if isinstance(grant, Grant)
+            else SoloTokenCall(grant, each, tools)
+            for each in requests
         ]
 
     @property
@@ -69,8 +74,10 @@ class TokenAttempt:
         return any(call.has_prefilled for call in self._calls)
 
     @property
-    def awaited_leg(self) -> Leg:
+    def awaited_leg(self) -> Leg | None:
         """Whose word is awaited; prefill if any call waits for it."""
+        if isinstance(self._grant, SoloGrant):
+            return self._grant.solo.leg
         is_decode = all(call.prefill_ended.is_set() for call in self._calls)
         return "decode" if is_decode else "prefill"
 
@@ -88,7 +95,8 @@ class TokenAttempt:
                 error.is_unsent = False
             raise
         # Every choice has its first token, so prefill is done with all of them.
-        self._scheduler.prefill_ended(self._grant)
+        if isinstance(self._grant, Grant):
+            self._scheduler.prefill_ended(self._grant)
         if not request.stream:
             whole = open_whole(request, self._envelope)
             await together(

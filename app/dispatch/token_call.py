@@ -15,19 +15,19 @@ from functools import partial
 
 from app.dispatch.kv_transfer import Transfer
 from app.dispatch.retry import Attempts
+from app.dispatch.token_answer import TokenAnswer
 from app.dispatch.token_handoff import HeldHandoff
 from app.dispatch.token_leg import Frames, TokenLeg, TokenTools, refresh
 from app.dispatch.token_legs import TokenLegs
 from app.errors import NoPairAvailable, WorkerError
-from app.protocol.engine import Chunk, Complete, EngineRequest
+from app.protocol.engine import Complete, EngineRequest
 from app.scheduling.scheduler import Grant
 
-SETTLE_S = 1.0
 LOOK_S = 5.0
 """How often prefill is looked after while Mooncake's decode is silent."""
 
 
-class TokenCall:
+class TokenCall(TokenAnswer):
     """Both legs of one choice of one prompt.
 
     Args:
@@ -36,10 +36,6 @@ class TokenCall:
         tools: The surroundings.
         attempts: Those of the whole request.
         is_alone: The only call of its grant, which may then get another decode worker.
-
-    Attributes:
-        prefill_ended: Set when prefill is done, has failed or was left out.
-        n_cached_by_prefill: Prompt tokens that prefill found in its cache; ``None`` until known.
     """
 
     def __init__(
@@ -51,6 +47,7 @@ class TokenCall:
         *,
         is_alone: bool,
     ) -> None:
+        super().__init__()
         self._grant = grant
         self._request = request
         self._tools = tools
@@ -58,15 +55,12 @@ class TokenCall:
         self._is_alone = is_alone
         self._legs = TokenLegs(grant, request, tools)
         self._prefill: TokenLeg | None = None
-        self._decode: TokenLeg | None = None
         self._opening: asyncio.Task[Frames | Exception] | None = None
         self._held = HeldHandoff(tools)
         self._prefilling: asyncio.Task[Complete | Exception] | None = None
         self._tried: frozenset[str] = frozenset()
         self._is_rerun = False
         self._is_finished = False
-        self.prefill_ended = asyncio.Event()
-        self.n_cached_by_prefill: int | None = None
 
     @property
     def has_asked_prefill(self) -> bool:
@@ -76,7 +70,7 @@ class TokenCall:
     @property
     def is_sent(self) -> bool:
         """An engine may have seen something of it."""
-        return any(leg is not None and leg.is_sent for leg in (self._prefill, self._decode))
+        return any(leg is not None and leg.is_sent for leg in (self._prefill, self._answer))
 
     @property
     def has_prefilled(self) -> bool:
@@ -103,32 +97,6 @@ class TokenCall:
             await self._hand_over()
         return await self._start_some_decode()
 
-    async def next(self) -> Chunk | Complete | None:
-        """Returns decode's next message; nothing after its proper end.
-
-        Raises:
-            WorkerError: Decode failed.
-        """
-        return await self._started().next()
-
-    def cut(self) -> WorkerError:
-        """The error of a call that ended before its answer did."""
-        return self._started().cut()
-
-    async def settle(self) -> None:
-        """Reads the end of the call behind its last message, so that nothing needs cancelling.
-
-        If the answer ended here before it did at the engine, the call is cancelled instead.
-        """
-        try:
-            if self._started().is_complete:
-                async with asyncio.timeout(SETTLE_S):
-                    await self.next()
-        except (TimeoutError, WorkerError):
-            # The answer is whole already; the call is cancelled like any other that is left.
-            pass
-        self.finish()
-
     def finish(self) -> None:
         """Ends both legs, and has blocks that nobody has read released. Again is harmless."""
         if self._is_finished:
@@ -136,7 +104,7 @@ class TokenCall:
         self._is_finished = True
         if self._prefill is not None:
             self._leave_prefill(self._prefill)
-        decode, opening = self._decode, self._opening
+        decode, opening = self._answer, self._opening
         if decode is None:
             self._legs.release(self._held)
         elif opening is not None and not opening.done():
@@ -165,11 +133,6 @@ class TokenCall:
         if running.done() and isinstance(complete := running.result(), Complete):
             self._held.take(self._legs.plan, complete)
             self._legs.release(self._held)
-
-    def _started(self) -> TokenLeg:
-        if self._decode is None:
-            raise RuntimeError("The call was not started.")
-        return self._decode
 
     async def _hand_over(self) -> None:
         """Runs prefill and keeps what it leaves behind."""
@@ -221,10 +184,10 @@ class TokenCall:
         return await self._first_frames(leg)
 
     async def _connect_decode(self) -> TokenLeg:
-        if self._decode is not None:
+        if self._answer is not None:
             # It failed, but nobody has told its call: the worker would never be free of it.
-            self._decode.cancel()
-        leg = self._decode = self._legs.decode(self._held.text)
+            self._answer.cancel()
+        leg = self._answer = self._legs.decode(self._held.text)
         self._opening = None
         await leg.connect()
         return leg

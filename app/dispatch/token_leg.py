@@ -55,7 +55,7 @@ class TokenLeg:
     """A call to one worker whose failures are :class:`~app.errors.WorkerError`.
 
     Args:
-        leg: Which one.
+        leg: Which one; ``None``: the worker is a regular one.
         worker: Where.
         request: What it is to do.
         tools: The surroundings.
@@ -66,7 +66,7 @@ class TokenLeg:
 
     def __init__(
         self,
-        leg: Leg,
+        leg: Leg | None,
         worker: Worker,
         request: EngineRequest,
         tools: TokenTools,
@@ -165,13 +165,13 @@ class TokenLeg:
 
     def broken(self, what: str, code: str | None = None) -> LegBroken:
         """An error that says what the worker did."""
-        text = f"the {self._leg} worker {what}"
+        text = f"{leg_failures.named(self._leg)} {what}"
         return LegBroken(text, leg=self._leg, worker_id=self._worker.spec.id, code=code)
 
     def silent(self) -> LegTimedOut:
         """The error of a worker that has said nothing so far."""
         error = LegTimedOut(
-            f"the {self._leg} worker sent nothing for too long before its answer",
+            f"{leg_failures.named(self._leg)} sent nothing for too long before its answer",
             leg=self._leg,
             worker_id=self._worker.spec.id,
         )
@@ -247,7 +247,7 @@ async def refresh(leg: Leg, worker: Worker, tools: TokenTools) -> None:
         ) from refused
 
 
-def _failed(failure: UpstreamError, leg: Leg, worker: Worker) -> WorkerError:
+def _failed(failure: UpstreamError, leg: Leg | None, worker: Worker) -> WorkerError:
     error = leg_failures.from_wire(failure, leg, worker)
     # gRPC tells each leg's own fate: nobody needs to be asked who it was.
     error.is_settled = True

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from app.dispatch.token_call import TokenCall
+from app.dispatch.token_answer import TokenAnswer
 from app.dispatch.token_leg import Frames
 from app.errors import WorkerError
 from app.protocol.engine import Chunk, Complete
 from app.text.text_route import Counted, Stream, Whole
 
 
-async def feed_to_end(whole: Whole, slot: int, call: TokenCall, first: Frames) -> None:
+async def feed_to_end(whole: Whole, slot: int, call: TokenAnswer, first: Frames) -> None:
     """Reads one choice of an answer that is sent in one piece.
 
     Raises:
@@ -31,7 +31,7 @@ async def feed_to_end(whole: Whole, slot: int, call: TokenCall, first: Frames) -
     await call.settle()
 
 
-def note_cached(answer: Counted, slot: int, call: TokenCall) -> None:
+def note_cached(answer: Counted, slot: int, call: TokenAnswer) -> None:
     """Tells the answer what prefill found in its cache."""
     if call.n_cached_by_prefill is not None:
         answer.note_cached(slot, call.n_cached_by_prefill)
@@ -46,7 +46,7 @@ class TokenStream:
         stream: Writes the events.
     """
 
-    def __init__(self, call: TokenCall, first: Frames, stream: Stream) -> None:
+    def __init__(self, call: TokenAnswer, first: Frames, stream: Stream) -> None:
         self._call = call
         self._first = first
         self._stream = stream
@@ -97,7 +97,7 @@ class MergedTokenStream:
 
     def __init__(
         self,
-        calls: Sequence[TokenCall],
+        calls: Sequence[TokenAnswer],
         firsts: Sequence[Frames],
         stream: Stream,
         legs: asyncio.TaskGroup,

@@ -56,7 +56,7 @@ class DecodeRoom:
             and (
                 not (n_most := worker.info.max_total_tokens)
                 or not (n_held := held.get(worker.id, 0))
-                or n_held + n_tokens <= n_most * max(1, worker.info.dp_size)
+                or n_held + n_tokens <= n_most * _n_ranks(worker)
             )
         ]
 
@@ -82,3 +82,7 @@ class DecodeRoom:
             self._held[worker.id] = left
         else:
             self._held.pop(worker.id, None)
+
+
+def _n_ranks(worker: Worker) -> int:
+    return 1 if worker.spec.dp_rank is not None else max(1, worker.info.dp_size)

@@ -24,7 +24,10 @@ _EVENTS = frozenset({"state", "info", "spec"})
 
 def _log_warning(worker: Worker, reason: str) -> None:
     structlog.get_logger("tandem.workers").warning(
-        "worker_without_partner", worker=worker.spec.url, role=str(worker.spec.role), reason=reason
+        "worker_without_partner",
+        worker=worker.spec.address,
+        role=str(worker.spec.role),
+        reason=reason,
     )
 
 

@@ -199,6 +199,8 @@ def freest_rank(worker: Worker, start: int) -> int:
     n_ranks = worker.info.dp_size
     if n_ranks <= 1:
         return 0
+    if (only := worker.spec.dp_rank) is not None:
+        return only
     leases = worker.rank_leases
     return min(
         ((start + offset) % n_ranks for offset in range(n_ranks)), key=lambda rank: leases[rank]

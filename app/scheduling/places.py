@@ -46,7 +46,8 @@ class Places:
     def of(self, worker: Worker) -> list[int]:
         """The places of a worker's ranks; made when first asked for, empty if none are left."""
         known = self._of.get(worker.id)
-        n_ranks = max(1, worker.info.dp_size)
+        only = worker.spec.dp_rank if worker.info.dp_size > 1 else None
+        n_ranks = max(1, worker.info.dp_size) if only is None else 1
         if known is not None and len(known) == n_ranks:
             return known
         self.drop(worker.id)
@@ -58,7 +59,7 @@ class Places:
         n_cache_tokens = info.max_total_tokens or _CACHE_TOKENS
         step_tokens = info.chunked_prefill_size or _STEP_TOKENS
         for rank, place in enumerate(places):
-            self.ranks[place] = (worker, rank)
+            self.ranks[place] = (worker, rank if only is None else only)
             self._feeder.add_rank(
                 place,
                 RankLedger(step_tokens if step_tokens > 0 else _STEP_TOKENS, stale_s=self._stale_s),
@@ -92,6 +93,7 @@ class Places:
 
     def take(self, worker: Worker, loads: dict[int, RankLoad]) -> None:
         """Hands a worker's word on its ranks to the feeder."""
-        for rank, place in enumerate(self._of.get(worker.id, ())):
+        for place in self._of.get(worker.id, ()):
+            _, rank = self.ranks[place]
             if (load := loads.get(rank)) is not None:
                 self._feeder.take(place, load)

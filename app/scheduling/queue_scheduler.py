@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from app.clock import Clock
     from app.scheduling.scheduler import Ask, Grant, LocalScheduler
+    from app.scheduling.solo import SoloGrant
     from app.workers.rank_load import RankLoad
     from app.workers.registry import Registry
     from app.workers.worker import Worker
@@ -158,8 +159,12 @@ class QueueScheduler:
                 self.done(answer.result(), Outcome.CANCELLED)
             raise
 
-    def done(self, grant: Grant, outcome: Outcome) -> None:
-        """Give both leases back; again is harmless."""
+    def alone(self, ask: Ask, failure: GatewayError | None = None) -> SoloGrant | None:
+        """Return one worker to serve the request without prefill; nobody waits for that."""
+        return self._early.alone(ask, failure)
+
+    def done(self, grant: Grant | SoloGrant, outcome: Outcome) -> None:
+        """Give all leases back; again is harmless."""
         self._early.done(grant, outcome)
         held, grant.note = grant.note, None
         if isinstance(held, _Held):

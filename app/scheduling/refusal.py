@@ -45,10 +45,13 @@ def refusal(
             f"The model '{model[:_MAX_NAME_CHARS]}' is not served here.", param="model"
         )
     of_model = "" if model is None else f" of model '{model[:_MAX_NAME_CHARS]}'"
+    has_regulars = _has(workers, Role.REGULAR, model)
+    is_paired = _has(workers, Role.PREFILL, model) or _has(workers, Role.DECODE, model)
+    roles: tuple[Role, ...] = (Role.PREFILL, Role.DECODE)
+    if has_regulars:
+        roles = (*roles, Role.REGULAR) if is_paired else (Role.REGULAR,)
     lacks = [
-        lack
-        for role in (Role.PREFILL, Role.DECODE)
-        if (lack := _lack(workers, role, model, of_model, excluded, now_s))
+        lack for role in roles if (lack := _lack(workers, role, model, of_model, excluded, now_s))
     ]
     if not lacks:
         why = pair_table(snapshot).why_none(model)
@@ -56,8 +59,9 @@ def refusal(
             f"no prefill and decode worker{of_model} that fit together are ready"
             + (f" ({why})" if why else "")
         ]
+    what = "worker" if has_regulars else "pair"
     return NoPairAvailable(
-        f"No pair is available: {'; '.join(lacks)}.", retry_after_s=_RETRY_AFTER_S
+        f"No {what} is available: {'; '.join(lacks)}.", retry_after_s=_RETRY_AFTER_S
     )
 
 
@@ -88,6 +92,10 @@ def _lack(
     if n_tried:
         counts.append(f"{n_tried} tried already")
     return f"no {role} worker{of_model} can take it now ({', '.join(counts)})"
+
+
+def _has(workers: tuple[Worker, ...], role: Role, model: str | None) -> bool:
+    return any(worker.spec.role is role and _may_serve(worker, model) for worker in workers)
 
 
 def _may_serve(worker: Worker, model: str | None) -> bool:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
-from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
 
+from app.scheduling.grant import Ask, Grant, Outcome, Pair
 from app.scheduling.pairing import PairTable, freest_rank
 from app.scheduling.refusal import refusal
+from app.scheduling.solo import SoloGrant
 from app.scheduling.usable import usable, usable_groups
 from app.workers.lease import Lease
 from app.workers.states import State
@@ -17,71 +17,14 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from app.clock import Clock
+    from app.errors import GatewayError
     from app.policies.base import Policy
-    from app.protocol.facts import RequestFacts
+    from app.scheduling.solo_chooser import SoloChooser
     from app.scheduling.usable import UsableGroup
-    from app.workers.breaker import Trial
     from app.workers.registry import Registry
     from app.workers.worker import Worker
 
-
-class Outcome(StrEnum):
-    """How a granted request ended."""
-
-    OK = "ok"
-    FAILED = "failed"
-    CANCELLED = "cancelled"
-
-
-@dataclass(frozen=True, slots=True)
-class Ask:
-    """A request that wants a pair.
-
-    Attributes:
-        facts: What is known of it.
-        excluded: Ids of workers that were tried already.
-    """
-
-    facts: RequestFacts
-    excluded: frozenset[str] = frozenset()
-
-
-@dataclass(slots=True)
-class Pair:
-    """The two workers of a request.
-
-    Attributes:
-        prefill: Computes the prompt.
-        decode: Computes the answer.
-        prefill_rank: Data-parallel rank of the prefill worker, 0 if it has one only.
-        decode_rank: The same of the decode worker.
-        prefill_trial: The request's place at the prefill worker, if its breaker is half open.
-        decode_trial: The same of the decode worker.
-    """
-
-    prefill: Worker
-    decode: Worker
-    prefill_rank: int = 0
-    decode_rank: int = 0
-    prefill_trial: Trial | None = None
-    decode_trial: Trial | None = None
-
-
-@dataclass(slots=True)
-class Grant:
-    """A pair with its leases, to be given back by ``done``.
-
-    Attributes:
-        n_prefills_left: Prefill legs that still run; the lease ends with the last of them.
-        note: The scheduler's own.
-    """
-
-    ask: Ask
-    pair: Pair
-    prefill_lease: Lease
-    decode_lease: Lease
-    n_prefills_left: int = 1
-    note: object = None
+__all__ = ["Ask", "Grant", "LocalScheduler", "Outcome", "Pair", "Scheduler"]
 
 
 class Scheduler(Protocol):
@@ -90,8 +33,11 @@ class Scheduler(Protocol):
     async def ask(self, ask: Ask) -> Grant:
         """Return a pair with leases taken; it may take a while."""
 
-    def done(self, grant: Grant, outcome: Outcome) -> None:
-        """Give both leases back; again is harmless."""
+    def alone(self, ask: Ask, failure: GatewayError | None = None) -> SoloGrant | None:
+        """Return one worker that is to serve the request without prefill, if there is one."""
+
+    def done(self, grant: Grant | SoloGrant, outcome: Outcome) -> None:
+        """Give all leases back; again is harmless."""
 
     def prefill_computed(self, grant: Grant) -> None:
         """Count prefill as no load any more; its worker keeps the KV cache until it has ended."""
@@ -117,6 +63,7 @@ class LocalScheduler:
         prefill_policy: Chooses among prefill workers.
         decode_policy: Chooses among the decode workers that fit.
         now_s: The clock of the registry's workers.
+        solos: Chooses who serves without prefill; ``None``: nobody does.
     """
 
     def __init__(
@@ -125,11 +72,13 @@ class LocalScheduler:
         prefill_policy: Policy,
         decode_policy: Policy,
         now_s: Clock = time.monotonic,
+        solos: SoloChooser | None = None,
     ) -> None:
         self._registry = registry
         self._prefill_policy = prefill_policy
         self._decode_policy = decode_policy
         self._now_s = now_s
+        self._solos = solos
         self._table = PairTable(registry.snapshot())
         self._n_granted = 0
         registry.subscribe(self._on_event)
@@ -150,6 +99,20 @@ class LocalScheduler:
             prefill = self._prefill_policy.choose(everyone, ask.facts)
             decodes = next(partners for members, partners in groups if prefill in members)
         return self.grant(ask, prefill, freest_rank(prefill, self._n_granted + 1), decodes)
+
+    def alone(self, ask: Ask, failure: GatewayError | None = None) -> SoloGrant | None:
+        """Choose one worker to serve the request without prefill, if there is to be one.
+
+        Args:
+            ask: The request.
+            failure: Why there is no pair for it; ``None``: nobody has looked for one yet.
+
+        Raises:
+            NoPairAvailable: There is none, and what the operator wants then cannot be done.
+        """
+        if self._solos is None:
+            return None
+        return self._solos.choose(ask, self._fresh_table(), failure)
 
     def usable_groups(self, ask: Ask) -> list[UsableGroup]:
         """Return the groups of workers that could take a request now, one at least.
@@ -193,8 +156,13 @@ class LocalScheduler:
         )
         return Grant(ask, pair, Lease(prefill, prefill_rank), Lease(decode, decode_rank))
 
-    def done(self, grant: Grant, outcome: Outcome) -> None:  # noqa: ARG002 - others read it
-        """Give both leases back; again is harmless."""
+    def done(self, grant: Grant | SoloGrant, outcome: Outcome) -> None:
+        """Give all leases back; again is harmless."""
+        if self._solos is not None:
+            self._solos.note(grant, outcome)
+        if isinstance(grant, SoloGrant):
+            grant.end()
+            return
         grant.prefill_lease.release()
         grant.decode_lease.release()
         pair = grant.pair
@@ -275,3 +243,5 @@ class LocalScheduler:
         if event in ("removed", "restarted"):
             self._prefill_policy.forget(worker.id)
             self._decode_policy.forget(worker.id)
+            if self._solos is not None:
+                self._solos.forget(worker)

@@ -82,7 +82,8 @@ class DecodeEngine:
         """See ``Engine``."""
         group = self._running_group()
         for job in self.table.admit(jobs, len(self._preallocating)):
-            job.rank = job.room % self._config.dp_size
+            wanted = job.rank_wanted
+            job.rank = job.room % self._config.dp_size if wanted is None else wanted
             self.table.enter(job, self._release)
             self._preallocating.add(job)
             job.task = group.create_task(self._receive(job))

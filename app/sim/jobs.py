@@ -29,6 +29,8 @@ class Job:
     host: str = FAKE_HOST
     port: int = 0
     rank: int = 0
+    rank_wanted: int | None = None
+    """The request's ``routed_dp_rank``."""
     n_samples: int = 1
     ignore_eos: bool = False
     stops: tuple[str, ...] = ()

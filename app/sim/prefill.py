@@ -50,8 +50,17 @@ class PrefillEngine:
         group = self._running_group()
         waiting = len(self._bootstrapping) + sum(len(rank.queue) for rank in self.ranks)
         for job in self.table.admit(jobs, waiting):
-            job.rank = job.room % self._config.dp_size
+            implied = job.room % self._config.dp_size
+            job.rank = implied if job.rank_wanted is None else job.rank_wanted
             self.table.enter(job, self._release)
+            if job.rank != implied:
+                # As SGLang's prefill does it by default (``follow_bootstrap_room``).
+                why = (
+                    f"follow_bootstrap_room conflict: dispatched to dp_rank {job.rank} but "
+                    f"bootstrap_room {job.room} implies dp_rank {implied}."
+                )
+                job.fail(500, kv_failure("Prefill bootstrap", job, why))
+                continue
             self._bootstrapping.add(job)
             job.task = group.create_task(self._bootstrap(job))
 

@@ -66,6 +66,9 @@ def read_request(route: str, given: dict[str, Any], config: SimConfig) -> Asked:
         if not is_batch:
             raise Crashed("'list' object has no attribute 'get'")
         _each(body["sampling_params"], n_items)
+    wanted = body.get("routed_dp_rank")
+    if wanted is not None and not 0 <= wanted < config.dp_size:
+        raise Refused(400, f"routed_dp_rank={wanted} out of range [0, {config.dp_size})")
     bell = asyncio.Event()
     jobs = []
     for index, prompt in enumerate(prompts):
@@ -73,6 +76,7 @@ def read_request(route: str, given: dict[str, Any], config: SimConfig) -> Asked:
             rid=rids[index],
             room=rooms[index] or 0,
             has_room=rooms[index] is not None,
+            rank_wanted=wanted,
             prompt=prompt,
             bell=bell,
             host=hosts[index] or "127.0.0.1",

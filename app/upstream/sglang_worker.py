@@ -20,7 +20,7 @@ from app.upstream.keep_alive import KeepAlive, measure_keep_alive
 from app.upstream.sglang_info import role_conflict, worker_info
 from app.workers.probe_rules import ProbeResult
 from app.workers.states import State
-from app.workers.worker import Engine, Role, Worker, WorkerInfo
+from app.workers.worker import Engine, Role, Worker, WorkerInfo, rank_conflict
 
 ABORT_TIMEOUT_S = 2.0
 """All aborts of one call together."""
@@ -170,7 +170,7 @@ class SglangWorkerClient:
         """
         info = await self.info()
         spec = self._worker.spec
-        conflict = role_conflict(spec.role, info.disaggregation_mode)
+        conflict = role_conflict(spec.role, info.disaggregation_mode) or rank_conflict(spec, info)
         if conflict:
             raise WorkerRefused(f"{spec.url} {conflict}")
         is_portless = spec.bootstrap_port is None and info.bootstrap_port is None

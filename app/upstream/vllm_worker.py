@@ -30,7 +30,7 @@ from app.upstream.vllm_messages import to_wire
 from app.upstream.vllm_open_calls import OpenCalls
 from app.workers.probe_rules import ProbeResult
 from app.workers.states import State
-from app.workers.worker import Worker, WorkerInfo
+from app.workers.worker import Worker, WorkerInfo, rank_conflict
 
 SERVICE = "vllm.grpc.engine.VllmEngine"
 """Under this name the standard health service tells readiness."""
@@ -183,7 +183,8 @@ class VllmWorker:
         self._channel.look()
         n_losses = self._channel.n_losses
         info = await self.info()
-        problem = conflict(self._worker.spec.role, info)
+        spec = self._worker.spec
+        problem = conflict(spec.role, info) or rank_conflict(spec, info)
         if problem:
             raise WorkerRefused(f"{self._worker.spec.url} {problem}")
         self._info = info

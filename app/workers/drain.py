@@ -174,4 +174,4 @@ class Drain:
 def _log_event(event: str, worker: Worker, reason: str) -> None:
     log = structlog.get_logger("tandem.workers")
     write = log.info if event == "removed" else log.warning
-    write(f"worker_{event}", worker=worker.spec.url, role=str(worker.spec.role), reason=reason)
+    write(f"worker_{event}", worker=worker.spec.address, role=str(worker.spec.role), reason=reason)

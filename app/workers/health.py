@@ -31,7 +31,7 @@ _MIN_GAP_S = 0.1
 def _log_event(event: str, worker: Worker, reason: str) -> None:
     log = structlog.get_logger("tandem.workers")
     write = log.info if event in ("ready", "recovered") else log.warning
-    write(f"worker_{event}", worker=worker.spec.url, role=str(worker.spec.role), reason=reason)
+    write(f"worker_{event}", worker=worker.spec.address, role=str(worker.spec.role), reason=reason)
 
 
 class _Watch:

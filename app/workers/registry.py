@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from app.workers.breaker import Breaker
 from app.workers.states import State, check_move, step
-from app.workers.urls import url_identity
+from app.workers.urls import Identity, overlap, url_identity
 from app.workers.worker import Role, Worker
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ class Registry:
         self._now_s = now_s
         self._make_breaker = make_breaker if make_breaker is not None else lambda: Breaker(now_s)
         self._workers: dict[str, Worker] = {}
-        self._ids_by_url: dict[tuple[str, str, int], str] = {}
+        self._ids_by_url: dict[Identity, str] = {}
         self._removed: dict[str, str] = {}
         self._listeners: list[Listener] = []
         self._snapshot = Snapshot()
@@ -139,10 +139,13 @@ class Registry:
         Raises:
             DuplicateWorker: Its URL or id is taken.
         """
-        identity = url_identity(spec.url)
-        taken = self._ids_by_url.get(identity, spec.id if spec.id in self._workers else None)
+        identity = url_identity(spec.address)
+        taken = next(
+            (known for other, known in self._ids_by_url.items() if overlap(identity, other)),
+            spec.id if spec.id in self._workers else None,
+        )
         if taken is not None:
-            raise DuplicateWorker(spec.url, self._workers[taken])
+            raise DuplicateWorker(spec.address, self._workers[taken])
         worker = Worker(spec, self._make_breaker(), self._now_s)
         self._workers[spec.id] = worker
         self._ids_by_url[identity] = spec.id
@@ -182,7 +185,7 @@ class Registry:
             KeyError: No worker has this id.
         """
         worker = self._workers.pop(worker_id)
-        del self._ids_by_url[url_identity(worker.spec.url)]
+        del self._ids_by_url[url_identity(worker.spec.address)]
         if len(self._removed) >= N_REMEMBERED:
             del self._removed[next(iter(self._removed))]
         self._removed[worker_id] = reason
@@ -222,7 +225,7 @@ class Registry:
             ValueError: The id, URL or role differs: that is another worker.
         """
         old = worker.spec
-        if spec.id != old.id or spec.url != old.url or spec.role is not old.role:
+        if spec.id != old.id or spec.address != old.address or spec.role is not old.role:
             raise ValueError("A worker keeps its id, URL and role; remove it and add another.")
         worker.spec = spec
         self._changed("spec", worker)

@@ -5,10 +5,13 @@ from __future__ import annotations
 import ipaddress
 import re
 from functools import lru_cache
+from typing import TypeAlias
 from urllib.parse import SplitResult, urlsplit
 
 _DEFAULT_PORTS = {"http": 80, "https": 443, "grpc": 80, "grpcs": 443}
 _HOST = re.compile(r"[a-z0-9_]([a-z0-9_.-]*[a-z0-9_.])?", re.ASCII)
+_RANK = re.compile(r"[0-9]{1,4}", re.ASCII)
+_NO_USER = "A worker URL must not hold an @, except before a rank (no user name, no password)."
 _NOT_IN_URL = re.compile(r"[\x00-\x20\x7f\\]")
 
 
@@ -16,7 +19,7 @@ def _split(url: str) -> SplitResult:
     """Split a URL and make sure that it names a scheme, a host and perhaps a port, no more."""
     if "@" in url:
         # Not repeated in the sentence: what stands before the @ may be a password.
-        raise ValueError("A worker URL must not hold an @ (no user name, no password, no rank).")
+        raise ValueError(_NO_USER)
     if _NOT_IN_URL.search(url):
         raise ValueError(f"The worker URL {url!r} holds white space or a control character.")
     try:
@@ -49,6 +52,22 @@ def _bracketed_host(parts: SplitResult, url: str) -> str:
     return host
 
 
+def split_rank(url: str) -> tuple[str, int | None]:
+    """Take the data-parallel rank off ``URL@rank``, as SMG writes it.
+
+    Raises:
+        ValueError: What stands before the @ is no worker URL; the sentence does not repeat it.
+    """
+    base, at, rank = url.rpartition("@")
+    if not at or not _RANK.fullmatch(rank):
+        return url, None
+    try:
+        _split(base)
+    except ValueError:
+        raise ValueError(_NO_USER) from None
+    return base, int(rank)
+
+
 @lru_cache(maxsize=4096)
 def host_of(url: str) -> str:
     """Return the host of a normalised worker URL, IPv6 in brackets."""
@@ -74,8 +93,28 @@ def normalise_url(url: str) -> str:
     )
 
 
-def url_identity(url: str) -> tuple[str, str, int]:
-    """Return scheme, host and effective port: equal for ``http://a`` and ``http://a:80``."""
-    parts = _split(url)
+Identity: TypeAlias = tuple[str, str, int, int | None]
+"""Scheme, host, effective port, and the data-parallel rank if only one is meant."""
+
+
+def url_identity(url: str) -> Identity:
+    """Return what tells workers apart: equal for ``http://a`` and ``http://a:80``.
+
+    Raises:
+        ValueError: As :func:`normalise_url`.
+    """
+    base, rank = split_rank(url)
+    parts = _split(base)
     port = parts.port if parts.port is not None else _DEFAULT_PORTS[parts.scheme]
-    return parts.scheme, _bracketed_host(parts, url), port
+    return parts.scheme, _bracketed_host(parts, base), port, rank
+
+
+def overlap(one: Identity, other: Identity) -> bool:
+    """Tell whether two workers have a rank in common; without a rank all are meant."""
+    same_worker = one[:3] == other[:3]
+    return same_worker and (one[3] is None or other[3] is None or one[3] == other[3])
+
+
+def with_rank(url: str, rank: int | None) -> str:
+    """Return the spelling that ``split_rank`` takes apart."""
+    return url if rank is None else f"{url}@{rank}"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from app.workers.breaker import Breaker
 from app.workers.probe_rules import NO_OVERRIDES, ProbeOverrides, ProbeRecord
 from app.workers.states import State
-from app.workers.urls import host_of, normalise_url
+from app.workers.urls import host_of, normalise_url, split_rank, with_rank
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -41,7 +41,8 @@ class WorkerSpec:
     """What the operator says of a worker; never changed by what the worker answers.
 
     Attributes:
-        url: Normalised when the object is made, see ``normalise_url``.
+        url: Normalised when the object is made, see ``normalise_url``; of ``URL@rank`` only what
+            stands before the @, so it can be connected to.
         role: The part of a request it computes.
         bootstrap_port: Port of the prefill worker's bootstrap server, 1..65535; None:
             take what the worker reports.
@@ -51,6 +52,7 @@ class WorkerSpec:
         cost: Shown, relative, above 0.
         probes: How it is probed, where that differs from the gateway's rules.
         api_key: Bearer key for every call to the worker; never printed.
+        dp_rank: The only data-parallel rank that gets requests; None: all do.
         id: UUID as text.
 
     Raises:
@@ -66,14 +68,23 @@ class WorkerSpec:
     cost: float = 1.0
     probes: ProbeOverrides = NO_OVERRIDES
     api_key: str | None = field(default=None, repr=False)
+    dp_rank: int | None = None
     id: str = field(default_factory=lambda: str(uuid.uuid4()))
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "url", normalise_url(self.url))
+        url, rank = split_rank(self.url)
+        object.__setattr__(self, "url", normalise_url(url))
+        if rank is not None:
+            object.__setattr__(self, "dp_rank", rank)
         if self.bootstrap_port is not None and not 1 <= self.bootstrap_port <= 65535:
             raise ValueError(f"bootstrap_port must lie in 1..65535, not {self.bootstrap_port}.")
         if not self.cost > 0:
             raise ValueError(f"cost must be above 0, not {self.cost}.")
+
+    @property
+    def address(self) -> str:
+        """The URL as the operator knows it: with the rank, if it has one of its own."""
+        return with_rank(self.url, self.dp_rank)
 
     @property
     def host(self) -> str:
@@ -113,6 +124,14 @@ class WorkerInfo:
 
 NO_INFO = WorkerInfo()
 """The info of a worker that was not registered yet."""
+
+
+def rank_conflict(spec: WorkerSpec, info: WorkerInfo) -> str:
+    """Return what is wrong with a worker of one rank, or nothing."""
+    if spec.dp_rank is None or spec.dp_rank < info.dp_size:
+        return ""
+    ranks = "1 data-parallel rank" if info.dp_size == 1 else f"{info.dp_size} data-parallel ranks"
+    return f"is registered as rank {spec.dp_rank} and has {ranks}; it gets no requests."
 
 
 class Worker:

@@ -97,12 +97,13 @@ class Fleet:
     gateway: Gateway
     prefills: Sequence[Any]
     decodes: Sequence[Any]
+    regulars: Sequence[Any] = ()
     tasks: set[asyncio.Task[Any]] = field(default_factory=set)
 
     @property
     def workers(self) -> list[Any]:
-        """All workers, prefill first."""
-        return [*self.prefills, *self.decodes]
+        """All workers: prefill, decode, regular."""
+        return [*self.prefills, *self.decodes, *self.regulars]
 
     def live(self, worker: AnyWorker) -> Worker:
         """The gateway's own view of a worker."""
@@ -176,6 +177,7 @@ async def serving(
     prefills: Sequence[AnyWorker],
     decodes: Sequence[AnyWorker],
     protocol: type[HttpToolsProtocol] = ClientProtocol,
+    regulars: Sequence[AnyWorker] = (),
     **settings: Any,
 ) -> AsyncIterator[Fleet]:
     """Runs a gateway whose workers are all ready, and afterwards looks for leftovers."""
@@ -184,6 +186,7 @@ async def serving(
             **{
                 "prefill": tuple(PrefillUrl(w.url, w.bootstrap_port) for w in prefills),
                 "decode": tuple(w.url for w in decodes),
+                "worker_urls": tuple(w.url for w in regulars),
                 "policy": "round_robin",
                 "health_check_interval_secs": 60.0,
                 "cb_failure_threshold": 1,
@@ -200,7 +203,7 @@ async def serving(
             async with httpx.AsyncClient(
                 base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=2 * BOUND_S
             ) as http:
-                fleet = Fleet(http, gateway, prefills, decodes)
+                fleet = Fleet(http, gateway, prefills, decodes, regulars)
                 await fleet.ready()
                 yield fleet
                 await fleet.settle()

@@ -25,11 +25,12 @@ class ScriptedWorker:
     """One worker on 127.0.0.1, served in the running loop.
 
     Args:
-        role: ``prefill`` or ``decode``.
+        role: ``prefill`` or ``decode``; ``null`` for a regular worker, as SGLang says it.
         script: What it does with generation requests; may be replaced at any time.
 
     Attributes:
         info: What else it says of itself.
+        models: What it says it serves.
     """
 
     def __init__(self, role: str, script: Script) -> None:
@@ -37,6 +38,7 @@ class ScriptedWorker:
         self.script = script
         self.is_healthy = True
         self.info: dict[str, Any] = {}
+        self.models = ["sim-model"]
         self.health: Callable[[Exchange], Awaitable[None]] = self._health
         self.seen: list[Seen] = []
         self.aborted: list[str] = []
@@ -63,7 +65,7 @@ class ScriptedWorker:
         if exchange.path == "/health":
             await self.health(exchange)
         elif exchange.path == "/v1/models":
-            await exchange.json(200, {"data": [{"id": "sim-model"}]})
+            await exchange.json(200, {"data": [{"id": name} for name in self.models]})
         elif exchange.path == "/server_info":
             await exchange.json(200, {"disaggregation_mode": self.role} | self.info)
         elif exchange.path == "/abort_request":
@@ -79,7 +81,7 @@ class ScriptedWorker:
 
     async def _generate(self, exchange: Exchange) -> None:
         body = json.loads(await exchange.body())
-        rid, room = body["rid"], body["bootstrap_room"]
+        rid, room = body["rid"], body.get("bootstrap_room")
         self.seen.append(Seen(exchange.path, body, exchange.headers, rid, room))
         self.n_active += 1
         try:

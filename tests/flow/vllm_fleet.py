@@ -141,6 +141,7 @@ async def serving(
     decodes: Sequence[VllmSim],
     *,
     is_ready: bool = True,
+    regulars: Sequence[VllmSim] = (),
     **settings: Any,
 ) -> AsyncIterator[VllmFleet]:
     """Runs a gateway before workers, and afterwards looks for leftovers.
@@ -148,6 +149,7 @@ async def serving(
     Args:
         prefills: Started workers.
         decodes: The same.
+        regulars: The same.
         is_ready: All of them will be; else the test waits for what it needs.
         **settings: Of the gateway; one failure opens a breaker unless they say otherwise.
     """
@@ -156,6 +158,7 @@ async def serving(
             **{
                 "prefill": tuple(PrefillUrl(w.url, w.bootstrap_port) for w in prefills),
                 "decode": tuple(w.url for w in decodes),
+                "worker_urls": tuple(w.url for w in regulars),
                 "policy": "round_robin",
                 "health_check_interval_secs": 60.0,
                 "cb_failure_threshold": 1,
@@ -172,7 +175,7 @@ async def serving(
             async with httpx.AsyncClient(
                 base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=2 * BOUND_S
             ) as http:
-                fleet = VllmFleet(http, gateway, prefills, decodes)
+                fleet = VllmFleet(http, gateway, prefills, decodes, regulars)
                 if is_ready:
                     await fleet.ready()
                 yield fleet

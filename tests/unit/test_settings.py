@@ -24,6 +24,31 @@ def refusal(environ: Mapping[str, str]) -> str:
     return str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("fast", "takes ALIAS=MODEL"),
+        ("fast=", "takes ALIAS=MODEL"),
+        ("=m", "takes ALIAS=MODEL"),
+        ("m=m", "own name"),
+        ("a=m,a=n", "given twice"),
+        ("a=b,b=m", "an alias itself"),
+    ],
+)
+def test_wrong_aliases(text: str, fault: str) -> None:
+    """One sentence each, at the start."""
+    with pytest.raises(SettingsError, match=fault):
+        load({}, {"TANDEM_MODEL_ALIAS": text}, None)
+
+
+def test_aliases() -> None:
+    """From the environment with commas, and in code as pairs; a model's name may hold a =."""
+    found = load({"model_alias": ["a=m", "b=x=y"]}, {}, None).model_alias
+    assert found == (("a", "m"), ("b", "x=y"))
+    assert load({}, {"TANDEM_MODEL_ALIAS": "a=m, b=x=y,"}, None).model_alias == found
+    assert Settings(model_alias=found).model_alias == found
+
+
 def test_defaults() -> None:
     """Without anything given, SMG's port and our two policies hold, and there are no workers."""
     settings = read({})
@@ -162,6 +187,18 @@ def test_refusal_of_a_line_in_the_file(tmp_path: Path) -> None:
     file.write_text("TANDEM_PORT=0\n")
     with pytest.raises(SettingsError, match=r"^TANDEM_PORT in .*\.env 0: must be"):
         load({}, {}, file, pytest.fail)
+
+
+def test_ranks_of_one_worker() -> None:
+    """``URL@rank`` in every role, once each, and not beside the whole worker."""
+    text = "http://p:1@0 9000, http://P:1@1 9000"
+    found = worker_specs(load({}, {"TANDEM_PREFILL": text}, None))
+    assert [(spec.url, spec.dp_rank, spec.bootstrap_port) for spec in found] == [
+        ("http://p:1", 0, 9000),
+        ("http://p:1", 1, 9000),
+    ]
+    for wrong in ("http://p:1@0, http://p:1@0", "http://p:1@0, http://p:1"):
+        assert "given twice" in refusal({"TANDEM_PREFILL": wrong})
 
 
 def test_passwords_are_not_shown() -> None:

@@ -15,6 +15,7 @@ from app.api import engine_info, health, models, problem, tokenize, workers
 from app.api.parts import Clocks, Life
 from app.dispatch.handoff_counts import HandoffCounts
 from app.dispatch.model_texts import ModelTexts, TextSettings
+from app.scheduling.solo import SoloCounts
 from app.upstream.clients import WorkerClients
 from app.upstream.failures import ConnectFailed
 from app.upstream.http1 import Head
@@ -84,7 +85,10 @@ class FakeGateway:
     life: Life = field(default_factory=Life)
     handoffs: HandoffCounts = field(default_factory=HandoffCounts)
     clocks: Clocks = field(default_factory=lambda: Clocks(lambda: 0.0, lambda: 1e9))
+    solo_counts: SoloCounts = field(default_factory=SoloCounts)
     url_guard: UrlGuard = field(default_factory=UrlGuard)
+    aliases: dict[str, str] = field(default_factory=dict)
+    decodes_alone: bool = False
 
     def __post_init__(self) -> None:
         self.texts = ModelTexts(self.registry, cast("WorkerClients", self.clients), TextSettings())

@@ -13,6 +13,7 @@ from app.api.worker_schemas import EXAMPLE, WorkerList, WorkerView
 from app.api.worker_states import Moment
 from app.api.worker_views import list_view, view
 from app.dispatch.handoff_counts import HandoffCounts
+from app.scheduling.solo import SoloCounts
 from app.workers.breaker import Breaker
 from app.workers.drain import Drain
 from app.workers.lease import Lease
@@ -95,7 +96,7 @@ def test_vllm_worker_shows_its_kv_connector(rig: Rig) -> None:
     counts.add("nixl")
     counts.add("nixl")
     counts.note_gap(0.0015)
-    listed = list_view([shown], counts)
+    listed = list_view([shown], counts, SoloCounts())
     assert listed["stats"]["handoffs"] == {"nixl": 2, "max_gap_ms": 1.5}
     WorkerList.model_validate(listed)
 
@@ -224,7 +225,9 @@ def test_list_counts_roles(rig: Rig) -> None:
     """One prefill, two decode, no regular worker in stats."""
     for url, role in (("p:1", Role.PREFILL), ("d:1", Role.DECODE), ("d:2", Role.DECODE)):
         rig.add(f"http://{url}", role)
-    listed = list_view([rig.shown(w) for w in rig.registry.workers()], HandoffCounts())
+    listed = list_view(
+        [rig.shown(w) for w in rig.registry.workers()], HandoffCounts(), SoloCounts()
+    )
     assert listed["stats"] == {"prefill_count": 1, "decode_count": 2, "regular_count": 0}
     assert listed["total"] == 3
     WorkerList.model_validate(listed)

@@ -20,6 +20,7 @@ from app.errors import (
     WorkerError,
 )
 from app.scheduling.scheduler import Pair
+from app.scheduling.solo import Solo, Why
 from app.workers.breaker import Breaker
 from app.workers.probe_rules import ProbeResult
 from app.workers.worker import Role, Worker, WorkerSpec
@@ -261,3 +262,18 @@ def test_good_trials_close_both(settling: Settling) -> None:
         pair.decode_trial = pair.decode.breaker.start_trial()
         settling.blame.succeeded(pair)
     assert settling.charged == []
+
+
+@pytest.mark.parametrize("kind", ["silence", "status", "abort"])
+async def test_one_worker_answers_for_itself(settling: Settling, kind: str) -> None:
+    """There is no other leg that could be behind it: nobody is asked, it pays at once."""
+    solo = Solo(settling.pair.decode, Why.NO_PAIR)
+    error = report(kind)
+    assert (await settling.blame.settle(error, solo)) is error
+    assert ([], ["decode"]) == (settling.asked, settling.charged)
+
+
+def test_success_of_one_worker(settling: Settling) -> None:
+    """It alone is credited."""
+    settling.blame.succeeded(Solo(settling.pair.decode, Why.NO_PAIR))
+    assert [("success", "decode")] == settling.told

@@ -130,7 +130,7 @@ async def test_reason_names_what_lacks(fleet: Fleet) -> None:
 async def test_regular_workers_make_no_pair(fleet: Fleet) -> None:
     """503: the model is known, but there is no pair."""
     fleet.add("r", Role.REGULAR, "m")
-    with pytest.raises(NoPairAvailable, match="no prefill worker of model 'm' is registered"):
+    with pytest.raises(NoPairAvailable, match="No worker is available"):
         await fleet.ask()
 
 

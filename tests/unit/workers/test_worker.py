@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from app.workers.breaker import Breaker
+from app.workers.registry import DuplicateWorker, Registry
 from app.workers.states import State
-from app.workers.urls import normalise_url, url_identity
+from app.workers.urls import host_of, normalise_url, url_identity
 from app.workers.worker import (
     Engine,
     Role,
     Worker,
     WorkerInfo,
     WorkerSpec,
+    rank_conflict,
 )
 
 
@@ -67,7 +71,55 @@ def test_password_is_not_repeated() -> None:
 
 def test_default_port_is_the_same_worker() -> None:
     """http://a and http://a:80 have one identity."""
-    assert ("http", "a", 80) == url_identity("http://a") == url_identity("http://a:80")
+    assert ("http", "a", 80, None) == url_identity("http://a") == url_identity("http://a:80")
+
+
+@pytest.mark.parametrize(
+    ("url", "base", "rank"),
+    [
+        ("http://A:1@3", "http://a:1", 3),
+        ("grpc://a@0", "grpc://a", 0),
+        ("http://[::1]:1/@12", "http://[::1]:1", 12),
+        ("http://a:1", "http://a:1", None),
+    ],
+)
+def test_rank_is_no_host(url: str, base: str, rank: int | None) -> None:
+    """As SMG writes it; what is connected to, and its host, is what stands before the @."""
+    spec = WorkerSpec(url, Role.PREFILL)
+    assert (spec.url, spec.dp_rank, spec.host) == (base, rank, host_of(base))
+    assert spec.address == (base if rank is None else f"{base}@{rank}")
+    assert replace(spec, priority=1).dp_rank == rank
+
+
+@pytest.mark.parametrize(
+    "url", ["http://me:secret@3", "http://me@a@3", "http://a:1@", "http://a:1@x", "http://a@12345"]
+)
+def test_what_is_no_rank(url: str) -> None:
+    """Users, passwords and words behind an @ are refused and not repeated."""
+    with pytest.raises(ValueError, match="must not hold an @") as caught:
+        WorkerSpec(url, Role.PREFILL)
+    assert "secret" not in str(caught.value)
+
+
+def test_workers_overlap_by_rank() -> None:
+    """A rank is taken once, and not beside the whole worker."""
+    registry = Registry()
+    registry.add(WorkerSpec("http://a:1@0", Role.PREFILL))
+    one = registry.add(WorkerSpec("http://a:1@1", Role.PREFILL))
+    assert registry.find("http://a:1@1") is one
+    for taken in ("http://a:1", "http://a:1@1"):
+        with pytest.raises(DuplicateWorker):
+            registry.add(WorkerSpec(taken, Role.PREFILL))
+    registry.remove(one.id)
+    registry.add(WorkerSpec("http://a:1@1", Role.PREFILL))
+
+
+def test_rank_must_exist() -> None:
+    """A worker that has fewer ranks is refused with a sentence."""
+    spec = WorkerSpec("http://a:1@2", Role.PREFILL)
+    assert rank_conflict(spec, WorkerInfo(dp_size=3)) == ""
+    assert "2 data-parallel ranks" in rank_conflict(spec, WorkerInfo(dp_size=2))
+    assert "1 data-parallel rank;" in rank_conflict(spec, WorkerInfo())
 
 
 def test_spec_hides_key_and_knows_engine() -> None:
