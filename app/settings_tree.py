@@ -16,6 +16,7 @@ from app.settings_admission import AdmissionSettings
 from app.settings_edge import EdgeSettings
 from app.settings_fleet import FleetSettings
 from app.settings_limits import LimitSettings
+from app.settings_policies import PolicySettings
 from app.settings_scheduling import SchedulingSettings
 from app.settings_security import SecuritySettings
 from app.settings_tokens import TokenSettings
@@ -47,6 +48,7 @@ class Settings(
     EdgeSettings,
     FleetSettings,
     LimitSettings,
+    PolicySettings,
     SchedulingSettings,
     SecuritySettings,
     TokenSettings,

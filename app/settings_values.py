@@ -15,7 +15,7 @@ from app.workers.urls import normalise_url, url_identity
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-SMG_ONLY_POLICIES = ("passthrough", "manual", "consistent_hashing", "prefix_hash", "bucket")
+SMG_ONLY_POLICIES = ("passthrough",)
 LOG_LEVELS = ("debug", "info", "warn", "error")
 _GRPC = ("grpc", "grpcs")
 

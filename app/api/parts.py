@@ -14,6 +14,7 @@ from fastapi import Depends, Request
 from app.clock import Clock
 from app.dispatch.handoff_counts import HandoffCounts
 from app.dispatch.model_texts import ModelTexts
+from app.scheduling.running_policies import RunningPolicies
 from app.upstream.clients import WorkerClients
 from app.workers.drain import Drain
 from app.workers.health import HealthLoop
@@ -50,6 +51,10 @@ class Parts(Protocol):
     @property
     def clients(self) -> WorkerClients:
         """The connections to them."""
+
+    @property
+    def policies(self) -> RunningPolicies:
+        """How workers are chosen."""
 
     @property
     def drain(self) -> Drain:
