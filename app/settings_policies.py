@@ -80,7 +80,7 @@ class PolicySettings(BaseSettings):
     ] = Field(14_400.0, ge=0.001, le=MAX_SECS)
     max_routing_keys: Annotated[
         int,
-        Knob(_ROUTING, "manual: routing keys that are remembered, about 400 bytes each"),
+        Knob(_ROUTING, "manual: routing keys that are remembered, about 250 bytes each"),
     ] = Field(100_000, ge=1, le=10_000_000)
 
     @property

@@ -10,7 +10,7 @@ from app.middleware.access import Access
 from app.middleware.auth import bearer_token
 from app.middleware.key_ring import KeyRing
 
-ASKS = b"x-tandem-debug"
+ASKS = (b"x-tandem-debug", b"1")
 KEY = b"x-tandem-control-key"
 ANSWERS = b"x-tandem-route"
 
@@ -36,7 +36,7 @@ class RouteReasonMiddleware:
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Serves one request, or passes another kind of scope on."""
-        if scope["type"] != "http" or not _asks(scope) or not self._may_know(scope):
+        if scope["type"] != "http" or ASKS not in scope["headers"] or not self._may_know(scope):
             return self._app(scope, receive, send)
         state = scope.setdefault("state", {})
 
@@ -60,11 +60,3 @@ class RouteReasonMiddleware:
             self._keys.refusal(Access.CONTROL, "GET", self._keys.find(token)) is None
             for token in (bearer_token(headers), extra)
         )
-
-
-def _asks(scope: Scope) -> bool:
-    # Not a generator: this is asked for every request.
-    for name, value in scope["headers"]:  # noqa: SIM110
-        if name == ASKS and value == b"1":
-            return True
-    return False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from hashlib import blake2b
+from struct import Struct
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 N_POINTS = 152
 """Points of a worker, as many as eight from each hash give; SMG 1.13 has 150."""
 _POINT_BYTES = 8
+_POINTS_PER_HASH = blake2b.MAX_DIGEST_SIZE // _POINT_BYTES
+_SPLIT = Struct(f"<{_POINTS_PER_HASH}Q")
 
 
 def ring_hash(key: bytes) -> int:
@@ -102,11 +105,7 @@ class HashRing:
 
 
 def _places(url: str) -> list[int]:
-    places = []
-    for number in range(N_POINTS * _POINT_BYTES // blake2b.MAX_DIGEST_SIZE):
-        digest = blake2b(f"{url}#{number}".encode()).digest()
-        places += [
-            int.from_bytes(digest[start : start + _POINT_BYTES], "little")
-            for start in range(0, len(digest), _POINT_BYTES)
-        ]
+    places: list[int] = []
+    for number in range(N_POINTS // _POINTS_PER_HASH):
+        places += _SPLIT.unpack(blake2b(f"{url}#{number}".encode()).digest())
     return places

@@ -32,7 +32,7 @@ class Manual:
         assignment_mode: How a new key gets its worker: ``random``, ``min_load`` (fewest requests)
             or ``min_group`` (fewest keys).
         max_idle_s: A key that nobody used for so long is forgotten.
-        max_keys: Keys remembered, about 400 bytes each; the one unused longest goes first.
+        max_keys: Keys remembered, about 250 bytes each; the one unused longest goes first.
         balance_abs_threshold: A key moves away from a worker that has so many requests more than
             the least loaded one ...
         balance_rel_threshold: ... and so many times as many.

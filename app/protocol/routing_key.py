@@ -9,16 +9,16 @@ if TYPE_CHECKING:
 
 OWN_KEY = b"x-tandem-routing-key"
 SMG_KEY = b"x-smg-routing-key"
+_KEYS = frozenset({OWN_KEY, SMG_KEY})
 
 
 def routing_key(headers: Iterable[tuple[bytes, bytes]]) -> bytes | None:
     """Return the routing key; our own header comes before SMG's, an empty value counts as none."""
     found = None
     for name, value in headers:
-        # One comparison rules out almost every header.
-        if name[-12:] == b"-routing-key" and value:
+        if name in _KEYS and value:
             if name == OWN_KEY:
                 return value
-            if name == SMG_KEY and found is None:
+            if found is None:
                 found = value
     return found

@@ -70,7 +70,7 @@ def test_short_prompts_leave_a_busy_range_for_an_idle_worker() -> None:
     for _ in range(3):
         rig.choose(fleet[:1], 100)
     assert rig.choose(fleet, 100) == ("w1", "uneven_load")
-    rig.choose(fleet[1:], 1000)
+    rig.choose(fleet[1:], 1400)
     assert rig.choose(fleet, 1000) == ("w1", "bucket")
     assert rig.choose(fleet, 1000) == ("w0", "uneven_load")
 
