@@ -27,6 +27,7 @@ from app.gateway_tls import worker_tls
 from app.scheduling.load_watch import LoadWatch
 from app.scheduling.lost_workers import LostWorkers
 from app.scheduling.pair_watch import PairWatch
+from app.scheduling.running_policies import RunningPolicies
 from app.scheduling.scheduler import Scheduler
 from app.scheduling.solo import SoloCounts
 from app.settings import Settings, SettingsError, flag_name, worker_specs
@@ -52,6 +53,7 @@ class Gateway:
     health: HealthLoop
     drain: Drain
     scheduler: Scheduler
+    policies: RunningPolicies
     load_watch: LoadWatch | None
     reaper: LegReaper
     router: PDRouter
@@ -100,7 +102,9 @@ def build_gateway(
     drain = Drain(registry, clients, limit_s=settings.drain_timeout_secs, now_s=now_s)
     health = _health(settings, registry, clients, drain, now_s)
     solo_counts = SoloCounts()
-    scheduler, load_watch = build_scheduler(settings, registry, clients, solo_counts, now_s)
+    scheduler, load_watch, policies = build_scheduler(
+        settings, registry, clients, solo_counts, now_s
+    )
     reaper = LegReaper(clients)
     limits = _limits(settings)
     tools = LegTools(
@@ -149,6 +153,7 @@ def build_gateway(
         health=health,
         drain=drain,
         scheduler=scheduler,
+        policies=policies,
         load_watch=load_watch,
         reaper=reaper,
         router=router,

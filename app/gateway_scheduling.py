@@ -1,13 +1,13 @@
-"""The scheduler that the settings ask for, and what has to run beside it."""
+"""The scheduler that the settings ask for, its policies, and what has to run beside it."""
 
 from __future__ import annotations
 
 from app.clock import Clock
 from app.observability.log import get_logger
-from app.policies.base import Policy
 from app.policies.catalog import POLICIES
 from app.scheduling.load_watch import LoadWatch
 from app.scheduling.queue_scheduler import QueueLimits, QueueScheduler
+from app.scheduling.running_policies import NamedPolicy, RunningPolicies
 from app.scheduling.scheduler import LocalScheduler, Scheduler
 from app.scheduling.skip_rule import SkipRule
 from app.scheduling.solo import SoloCounts
@@ -17,6 +17,7 @@ from app.upstream.clients import WorkerClients
 from app.upstream.loads import load_rows
 from app.upstream.sglang_worker import WorkerRefused
 from app.workers.registry import Registry
+from app.workers.worker import Role
 
 
 def build_scheduler(
@@ -25,18 +26,41 @@ def build_scheduler(
     clients: WorkerClients,
     counts: SoloCounts,
     now_s: Clock,
-) -> tuple[Scheduler, LoadWatch | None]:
-    """Builds the scheduler and, for a prefill queue, the watch over the workers' loads."""
+) -> tuple[Scheduler, LoadWatch | None, RunningPolicies]:
+    """Builds the scheduler, for a prefill queue the watch over the workers' loads, the policies."""
+    parameters = settings.policy_parameters
+    named = {
+        role: NamedPolicy(name, POLICIES[name].read({}, parameters))
+        for role, name in (
+            (Role.PREFILL, settings.prefill_policy_name),
+            (Role.DECODE, settings.decode_policy_name),
+        )
+    }
+    made = {role: POLICIES[one.name](now_s=now_s, **one.parameters) for role, one in named.items()}
     early = LocalScheduler(
         registry,
-        prefill_policy=_policy(settings.prefill_policy_name, settings),
-        decode_policy=_policy(settings.decode_policy_name, settings),
+        prefill_policy=made[Role.PREFILL],
+        decode_policy=made[Role.DECODE],
         now_s=now_s,
         solos=solo_chooser(settings, counts, now_s),
     )
-    if settings.prefill_queue == "off":
-        return early, None
     log = get_logger("scheduling")
+    policies = RunningPolicies(
+        early.slots,
+        named,
+        parameters,
+        now_s,
+        on_trouble=lambda name, error: log.error(
+            "a shadow policy failed and is taken out", policy=name, exc_info=error
+        ),
+        has_queue=settings.prefill_queue == "on",
+    )
+    for role in named:
+        shadow = settings.shadow_of(is_prefill=role is Role.PREFILL)
+        if shadow is not None:
+            policies.watch(role, policies.check(shadow, {}))
+    if settings.prefill_queue == "off":
+        return early, None, policies
     poll_s = settings.prefill_poll_ms / 1000
     limits = QueueLimits(
         settings.prefill_queue_size,
@@ -57,13 +81,14 @@ def build_scheduler(
         ),
         errors=(WorkerRefused,),
     )
-    return queue, watch
+    return queue, watch, policies
 
 
 def solo_chooser(settings: Settings, counts: SoloCounts, now_s: Clock) -> SoloChooser:
     """Builds what chooses who serves without prefill."""
+    policy = POLICIES[settings.policy]
     return SoloChooser(
-        _policy(settings.policy, settings),
+        policy(now_s=now_s, **policy.read({}, settings.policy_parameters)),
         now_s,
         SkipRule(
             settings.skip_prefill_below_tokens,
@@ -73,12 +98,4 @@ def solo_chooser(settings: Settings, counts: SoloCounts, now_s: Clock) -> SoloCh
         ),
         decodes_alone=settings.on_missing_prefill == "decode_only",
         counts=counts,
-    )
-
-
-def _policy(name: str, settings: Settings) -> Policy:
-    return POLICIES[name](
-        cache_threshold=settings.cache_threshold,
-        balance_abs_threshold=settings.balance_abs_threshold,
-        balance_rel_threshold=settings.balance_rel_threshold,
     )

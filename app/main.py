@@ -21,6 +21,7 @@ from app.api import (
     models,
     not_offered,
     openapi,
+    policies,
     problem,
     tokenize,
     workers,
@@ -35,6 +36,7 @@ from app.middleware.admission import AdmissionMiddleware
 from app.middleware.auth import AuthMiddleware
 from app.middleware.cors import CorsMiddleware
 from app.middleware.request_id import RequestIdMiddleware
+from app.middleware.route_reason import RouteReasonMiddleware
 from app.middleware.short_way import ShortWayMiddleware
 from app.observability.log import configure, get_logger, is_info_shown
 from app.protocol.routes import Route
@@ -114,7 +116,7 @@ def _add_routes(
         RawRoute(path, endpoint, methods=["POST"], include_in_schema=False)
         for path, endpoint in endpoints.items()
     ]
-    for part in (models, workers, engine_info, health):
+    for part in (models, workers, policies, engine_info, health):
         app.include_router(part.router)
     app.include_router(tokenize.make_router(max_body_bytes))
     docs.install(app)
@@ -129,6 +131,11 @@ def _add_layers(
 ) -> None:
     # The last one added is the outermost.
     app.add_middleware(ShortWayMiddleware, endpoints=endpoints)
+    app.add_middleware(
+        RouteReasonMiddleware,
+        keys=entrance.keys,
+        exposes_addresses=settings.expose_worker_addresses,
+    )
     app.add_middleware(
         AdmissionMiddleware,
         door=entrance.door,

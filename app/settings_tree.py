@@ -17,6 +17,7 @@ from app.settings_discovery import DiscoverySettings
 from app.settings_edge import EdgeSettings
 from app.settings_fleet import FleetSettings
 from app.settings_limits import LimitSettings
+from app.settings_policies import PolicySettings
 from app.settings_pools import PoolSettings
 from app.settings_scheduling import SchedulingSettings
 from app.settings_security import SecuritySettings
@@ -51,6 +52,7 @@ class Settings(
     FleetSettings,
     LimitSettings,
     PoolSettings,
+    PolicySettings,
     SchedulingSettings,
     SecuritySettings,
     TokenSettings,

@@ -15,7 +15,7 @@ from app.workers.urls import Identity, normalise_url, overlap, split_rank, url_i
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-SMG_ONLY_POLICIES = ("passthrough", "manual", "consistent_hashing", "prefix_hash", "bucket")
+SMG_ONLY_POLICIES = ("passthrough",)
 LOG_LEVELS = ("debug", "info", "warn", "error")
 _GRPC = ("grpc", "grpcs")
 

@@ -20,7 +20,7 @@ trust-tenant-header upstream-http2 worker-overload-protection worker-overload-sh
 """
 
 _ONE_VALUE = """
-assignment-mode backend block-size bucket-adjust-interval-secs cache-boundaries cache-index
+backend block-size cache-boundaries cache-index
 cache-ttl-secs balance-token-usage-threshold overload-token-usage-threshold
 discovery-check-interval-secs discovery-file discovery-provider encode-policy
 eviction-interval-secs health-check-port history-backend
@@ -29,7 +29,7 @@ jemalloc-prof-dir job-queue-capacity job-queue-concurrency
 jwt-audience jwt-issuer jwt-jwks-uri kv-connector-annotation kv-engine-id-annotation kv-index
 least-load-default-throughput least-load-kv-pressure-weight least-load-max-waiting-requests
 least-load-mean-prefill-tokens load-monitor-interval log-dir max-background-responses
-max-buffered-request-bytes max-idle-secs max-tree-size mcp-config-path
+max-buffered-request-bytes max-tree-size mcp-config-path
 mesh-advertise-host mesh-host mesh-port mesh-server-name mesh-tls-ca-cert mesh-tls-cert
 mesh-tls-key mm-allowed-media-domains mm-per-request-image-limit mm-pixel-cache-mb mm-processing
 model multimodal-max-inflight-bytes multimodal-shm-min-bytes
@@ -38,7 +38,6 @@ oracle-pool-min oracle-pool-timeout-secs oracle-tns-alias oracle-username oracle
 otlp-traces-endpoint overlap-decay parser pd-admission-wait-secs postgres-db-url
 postgres-op-timeout-secs postgres-pool-max power-of-two-load-metric
 prefill-max-inflight-requests-per-worker
-prefix-hash-balance-abs-threshold prefix-hash-load-factor prefix-token-count
 priority-scheduler-config priority-scheduler-default-max-class
 priority-scheduler-tenant-metric-top-n queue-size queue-timeout-secs
 rdma-listen-ip rdma-slot-ttl-s redis-op-timeout-secs redis-pool-max redis-retention-days redis-url

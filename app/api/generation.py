@@ -29,6 +29,7 @@ from app.errors import (
 from app.middleware.door import Ticket
 from app.protocol.facts import parse_object, read_facts
 from app.protocol.routes import Route
+from app.protocol.routing_key import routing_key
 
 MAX_FAN_OUT_BYTES = 64 * 1024 * 1024
 """Every choice of a request is sent the whole body, so this bounds all of them together."""
@@ -92,7 +93,7 @@ class GenerationEndpoint:
         """Reads and parses the body, once; the parsed one is not kept for the request's life."""
         body = await read_body(scope, receive, self._max_body_bytes)
         document = parse_object(body)
-        facts = read_facts(self._route, document, body)
+        facts = read_facts(self._route, document, body, routing_key(scope["headers"]))
         if ticket is not None:
             ticket.count(facts.n, facts.batch or 1)
         if facts.n > 1 and facts.n * len(body) > MAX_FAN_OUT_BYTES:

@@ -15,6 +15,7 @@ from app.api.openapi_schemas import (
     STREAM_EXAMPLES,
     ref,
 )
+from app.api.policy_schemas import PoliciesAsked
 from app.api.tokenize_schemas import TOKENIZE_SCHEMAS
 from app.api.worker_changes import WorkerPatch, WorkerPut
 from app.api.worker_views import NewWorker
@@ -112,6 +113,7 @@ def build(app: FastAPI, *, has_key: bool) -> dict[str, Any]:
             {"name": "tokens", "description": "Text to tokens and back"},
             {"name": "models"},
             {"name": "workers", "description": "The registry"},
+            {"name": "policies", "description": "How workers are chosen"},
             {"name": "engines", "description": "Passed on to the engines"},
             {"name": "health"},
         ],
@@ -127,7 +129,7 @@ def build(app: FastAPI, *, has_key: bool) -> dict[str, Any]:
     schemas = components.setdefault("schemas", {})
     for name in ("HTTPValidationError", "ValidationError"):
         schemas.pop(name, None)
-    for body in (NewWorker, WorkerPatch, WorkerPut):
+    for body in (NewWorker, WorkerPatch, WorkerPut, PoliciesAsked):
         schema = body.model_json_schema(ref_template="#/components/schemas/{model}")
         schemas.update(schema.pop("$defs", {}))
         schemas[body.__name__] = schema

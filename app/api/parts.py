@@ -15,6 +15,7 @@ from fastapi import Depends, Request
 from app.clock import Clock
 from app.dispatch.handoff_counts import HandoffCounts
 from app.dispatch.model_texts import ModelTexts
+from app.scheduling.running_policies import RunningPolicies
 from app.scheduling.solo import SoloCounts
 from app.upstream.clients import WorkerClients
 from app.workers.drain import Drain
@@ -52,6 +53,10 @@ class Parts(Protocol):
     @property
     def clients(self) -> WorkerClients:
         """The connections to them."""
+
+    @property
+    def policies(self) -> RunningPolicies:
+        """How workers are chosen."""
 
     @property
     def drain(self) -> Drain:

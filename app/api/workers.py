@@ -8,8 +8,8 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse
 from pydantic import ValidationError
-from starlette.requests import ClientDisconnect
 
+from app.api.control_body import read_control_body
 from app.api.parts import GatewayParts, Parts
 from app.api.problem import invalid_request
 from app.api.worker_changes import patched, replaced
@@ -18,8 +18,6 @@ from app.api.worker_states import Moment
 from app.api.worker_urls import guard_url
 from app.api.worker_views import NewWorker, list_view, to_spec, view
 from app.errors import (
-    BodyTooLarge,
-    ClientGone,
     InvalidRequest,
     WorkerExists,
     WorkerNotFound,
@@ -30,7 +28,7 @@ from app.workers.worker import Worker, WorkerSpec
 
 router = APIRouter(prefix="/workers", tags=["workers"])
 
-MAX_BODY_BYTES = 1024 * 1024
+_BODY = "A worker's description"
 _STATS = {"prefill_count": 1, "decode_count": 0, "regular_count": 0}
 _ACCEPTED = {"status": "accepted", "worker_id": EXAMPLE["id"], "message": "..."}
 
@@ -92,7 +90,7 @@ async def list_workers(gateway: GatewayParts, model: str | None = None) -> dict[
 async def add_worker(request: Request, gateway: GatewayParts) -> JSONResponse:
     """Registers in the background; follow `Location` until `status` is `ready`."""
     try:
-        new = NewWorker.model_validate_json(await _read_body(request))
+        new = NewWorker.model_validate_json(await read_control_body(request, _BODY))
     except ValidationError as exc:
         raise invalid_request(exc.errors(include_url=False)) from exc
     spec = to_spec(new)
@@ -134,7 +132,7 @@ async def get_worker(worker_id: str, gateway: GatewayParts) -> dict[str, Any]:
 )
 async def change_worker(worker_id: str, request: Request, gateway: GatewayParts) -> dict[str, Any]:
     """Takes effect at once; with another key or other models the worker is asked anew."""
-    body = await _read_body(request)
+    body = await read_control_body(request, _BODY)
     worker = _find(gateway, worker_id)
     old, new = worker.spec, patched(worker.spec, body)
     is_asked = (old.api_key, old.model_ids) != (new.api_key, new.model_ids)
@@ -150,7 +148,7 @@ async def change_worker(worker_id: str, request: Request, gateway: GatewayParts)
 )
 async def replace_worker(worker_id: str, request: Request, gateway: GatewayParts) -> dict[str, Any]:
     """As PATCH, but labels and probing rules are replaced whole, and the worker is asked anew."""
-    body = await _read_body(request)
+    body = await read_control_body(request, _BODY)
     worker = _find(gateway, worker_id)
     return _apply(gateway, worker, replaced(worker.spec, body), is_asked=True)
 
@@ -223,15 +221,3 @@ def _find(gateway: Parts, worker_id: str) -> Worker:
         tail = "" if why is None else f": {why}"
         raise WorkerNotFound(f"{what} {worker_id}{tail}.", param="worker_id")
     return worker
-
-
-async def _read_body(request: Request) -> bytes:
-    body = bytearray()
-    try:
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > MAX_BODY_BYTES:
-                raise BodyTooLarge(f"A worker's description is at most {MAX_BODY_BYTES} bytes.")
-    except ClientDisconnect:
-        raise ClientGone from None
-    return bytes(body)

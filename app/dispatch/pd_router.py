@@ -181,6 +181,7 @@ class PDRouter:
                         error.n_attempts = attempts.n_started
                         raise
                     reply.headers.append(attempts.header)
+                    prepared.notes["reason"] = grant.reason
                     try:
                         yield reply
                     except WorkerError as error:
@@ -196,6 +197,7 @@ class PDRouter:
                     )
                     return
                 finally:
+                    prepared.notes["reason"] = grant.reason
                     attempts.end()
                     if reply is not None and reply.close is not None:
                         reply.close()

@@ -77,6 +77,7 @@ TABLE = (
         "Not served (501)",
     ),
     Row(Access.CONTROL, ("/workers", "/workers/*"), "The fleet and its addresses"),
+    Row(Access.CONTROL, ("/policies",), "How workers are chosen; names their addresses"),
     Row(
         Access.CONTROL,
         ("/health_generate", "/get_server_info", "/server_info", "/get_loads", "/v1/loads"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from app.protocol.facts import RequestFacts
     from app.workers.worker import Worker
@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
 class Policy(Protocol):
     """Chooses one worker of several that could all take the request."""
+
+    why: str
+    """Which of its rules decided last, one word; empty for a policy that has one rule only."""
 
     @property
     def name(self) -> str:
@@ -23,3 +26,6 @@ class Policy(Protocol):
 
     def forget(self, worker_id: str) -> None:
         """Drop what is known of a worker that was removed or started anew."""
+
+    def state(self) -> Mapping[str, object]:
+        """Return what it keeps, in figures, for those who look; empty if it keeps nothing."""

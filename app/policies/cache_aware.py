@@ -39,6 +39,7 @@ class CacheAware:
     """
 
     name = "cache_aware"
+    why = ""
 
     def __init__(
         self,
@@ -69,8 +70,10 @@ class CacheAware:
         hashes = chained_hashes(facts.model, key, self._block_bytes)
         if len(candidates) == 1:
             worker = candidates[0]
+            self.why = "only_one"
         elif not hashes or self._is_uneven(candidates):
             worker = self._least_load.least_loaded(candidates)
+            self.why = "uneven_load" if hashes else "no_prompt"
         else:
             worker = self._best_match(candidates, hashes, len(key))
         if hashes:
@@ -80,6 +83,10 @@ class CacheAware:
     def forget(self, worker_id: str) -> None:
         """Drop the prompts of a worker."""
         self._table.forget(worker_id)
+
+    def state(self) -> dict[str, object]:
+        """How many blocks of prompts are remembered."""
+        return {"blocks": self._table.n_blocks}
 
     def _is_uneven(self, candidates: Sequence[Worker]) -> bool:
         lowest = highest = candidates[0].n_leases
@@ -104,5 +111,7 @@ class CacheAware:
                 best.append(worker)
         n_known_bytes = min(n_best * self._block_bytes, n_bytes)
         if n_known_bytes > self._cache_threshold * n_bytes:
+            self.why = "prefix"
             return self._least_load.least_loaded(best)
+        self.why = "no_prefix"
         return self._least_load.least_loaded(candidates)

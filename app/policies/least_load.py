@@ -15,6 +15,7 @@ class LeastLoad:
     """Takes the worker with the fewest requests of this gateway; equal ones take turns."""
 
     name = "least_load"
+    why = ""
 
     def __init__(self) -> None:
         self._start = 0
@@ -48,3 +49,7 @@ class LeastLoad:
 
     def forget(self, worker_id: str) -> None:
         """Nothing is kept of a worker."""
+
+    def state(self) -> dict[str, object]:
+        """Nothing is kept."""
+        return {}

@@ -20,6 +20,7 @@ class PowerOfTwo:
     """
 
     name = "power_of_two"
+    why = ""
 
     def __init__(self, rng: random.Random | None = None) -> None:
         self._rng = rng if rng is not None else random.Random()
@@ -42,3 +43,7 @@ class PowerOfTwo:
 
     def forget(self, worker_id: str) -> None:
         """Nothing is kept of a worker."""
+
+    def state(self) -> dict[str, object]:
+        """Nothing is kept."""
+        return {}

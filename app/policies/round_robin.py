@@ -19,6 +19,7 @@ class RoundRobin:
     """
 
     name = "round_robin"
+    why = ""
 
     def __init__(self) -> None:
         self._turn = 0
@@ -44,3 +45,7 @@ class RoundRobin:
     def forget(self, worker_id: str) -> None:
         """Drop the worker's last turn."""
         self._last_turns.pop(worker_id, None)
+
+    def state(self) -> dict[str, object]:
+        """How many turns there were."""
+        return {"turns": self._turn}

@@ -67,6 +67,7 @@ class RequestFacts:
         fan_out_patches: For n > 1 the members each single-choice child replaces; else empty.
         body_close: Index of the closing brace in the body.
         is_empty_object: The body has no member, so the first one spliced in needs no comma.
+        routing_key: What the client wants its requests kept together by; ``None``: it sent none.
     """
 
     route: Route
@@ -84,6 +85,7 @@ class RequestFacts:
     fan_out_patches: tuple[bytes, ...]
     body_close: int
     is_empty_object: bool
+    routing_key: bytes | None = None
 
 
 def peek(route: Route, body: bytes) -> RequestFacts:
@@ -95,13 +97,16 @@ def peek(route: Route, body: bytes) -> RequestFacts:
     return read_facts(route, parse_object(body), body)
 
 
-def read_facts(route: Route, document: JsonObject, body: bytes) -> RequestFacts:
+def read_facts(
+    route: Route, document: JsonObject, body: bytes, routing_key: bytes | None = None
+) -> RequestFacts:
     """Reads a request's facts; nothing in them keeps the parsed body alive.
 
     Args:
         route: The route it came on.
         document: The parsed body.
         body: The body itself.
+        routing_key: From the request's head.
 
     Raises:
         InvalidRequest: It sets a member that belongs to the gateway, or a member that routing
@@ -134,6 +139,7 @@ def read_facts(route: Route, document: JsonObject, body: bytes) -> RequestFacts:
         fan_out_patches(route, document, n) if n > 1 else (),
         body.rindex(b"}"),
         not document,
+        routing_key,
     )
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from app.errors import Leg
     from app.protocol.facts import RequestFacts
+    from app.scheduling.reason import Reason
     from app.workers.breaker import Trial
     from app.workers.lease import Lease
     from app.workers.worker import Worker
@@ -74,6 +75,7 @@ class Grant:
     """A pair with its leases, to be given back by ``done``.
 
     Attributes:
+        reason: Why this pair.
         n_prefills_left: Prefill legs that still run; the lease ends with the last of them.
         note: The scheduler's own.
     """
@@ -82,5 +84,6 @@ class Grant:
     pair: Pair
     prefill_lease: Lease
     decode_lease: Lease
+    reason: Reason
     n_prefills_left: int = 1
     note: object = None

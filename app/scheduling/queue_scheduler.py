@@ -16,8 +16,10 @@ from app.scheduling.feeder import Fed, Feeder
 from app.scheduling.places import Places
 from app.scheduling.prefix_index import PrefixIndex
 from app.scheduling.prompt_blocks import BLOCK_TOKENS, block_hashes
+from app.scheduling.queue_reason import why_fed
 from app.scheduling.scheduler import Outcome
 from app.scheduling.wait_queue import Waiting
+from app.workers.worker import Role
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -263,7 +265,8 @@ class QueueScheduler:
             return
         with_room = self._room.with_room(decodes, n_tokens, wish)
         self._room.drop_claim(wish)
-        grant = self._early.grant(wish.ask, prefill, rank, with_room or decodes)
+        why = why_fed(self._early.slots[Role.PREFILL], fed, prefill, groups, wish.ask.facts)
+        grant = self._early.grant(wish.ask, prefill, rank, with_room or decodes, *why)
         decode = grant.pair.decode
         self._room.hold(decode, n_tokens)
         grant.note = _Held(fed, decode, n_tokens)

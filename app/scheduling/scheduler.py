@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING, Protocol
 
 from app.scheduling.grant import Ask, Grant, Outcome, Pair
 from app.scheduling.pairing import PairTable, freest_rank
+from app.scheduling.policy_slot import PolicySlot
+from app.scheduling.reason import Reason
 from app.scheduling.refusal import refusal
 from app.scheduling.solo import SoloGrant
 from app.scheduling.usable import usable, usable_groups
 from app.workers.lease import Lease
 from app.workers.states import State
+from app.workers.worker import Role
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
     from app.clock import Clock
     from app.errors import GatewayError
     from app.policies.base import Policy
+    from app.scheduling.reason import Choice, Queued
     from app.scheduling.solo_chooser import SoloChooser
     from app.scheduling.usable import UsableGroup
     from app.workers.registry import Registry
@@ -64,6 +68,9 @@ class LocalScheduler:
         decode_policy: Chooses among the decode workers that fit.
         now_s: The clock of the registry's workers.
         solos: Chooses who serves without prefill; ``None``: nobody does.
+
+    Attributes:
+        slots: The policy of each role, which may be changed.
     """
 
     def __init__(
@@ -75,8 +82,8 @@ class LocalScheduler:
         solos: SoloChooser | None = None,
     ) -> None:
         self._registry = registry
-        self._prefill_policy = prefill_policy
-        self._decode_policy = decode_policy
+        self._prefill, self._decode = PolicySlot(prefill_policy), PolicySlot(decode_policy)
+        self.slots = {Role.PREFILL: self._prefill, Role.DECODE: self._decode}
         self._now_s = now_s
         self._solos = solos
         self._table = PairTable(registry.snapshot())
@@ -93,12 +100,13 @@ class LocalScheduler:
         groups = self.usable_groups(ask)
         prefills, decodes = groups[0]
         if len(groups) == 1:
-            prefill = self._prefill_policy.choose(prefills, ask.facts)
+            prefill = self._prefill.choose(prefills, ask.facts)
         else:
             everyone = [worker for members, _ in groups for worker in members]
-            prefill = self._prefill_policy.choose(everyone, ask.facts)
+            prefill = self._prefill.choose(everyone, ask.facts)
             decodes = next(partners for members, partners in groups if prefill in members)
-        return self.grant(ask, prefill, freest_rank(prefill, self._n_granted + 1), decodes)
+        rank = freest_rank(prefill, self._n_granted + 1)
+        return self.grant(ask, prefill, rank, decodes, self._prefill.last)
 
     def alone(self, ask: Ask, failure: GatewayError | None = None) -> SoloGrant | None:
         """Choose one worker to serve the request without prefill, if there is to be one.
@@ -137,13 +145,19 @@ class LocalScheduler:
         return found
 
     def grant(
-        self, ask: Ask, prefill: Worker, prefill_rank: int, decodes: Sequence[Worker]
+        self,
+        ask: Ask,
+        prefill: Worker,
+        prefill_rank: int,
+        decodes: Sequence[Worker],
+        choice: Choice,
+        queued: Queued | None = None,
     ) -> Grant:
         """Join a prefill rank with one of the decode workers and take both leases.
 
         Nothing awaits between choosing and counting, so no two asks see the same load.
         """
-        decode = self._decode_policy.choose(decodes, ask.facts)
+        decode = self._decode.choose(decodes, ask.facts)
         self._n_granted += 1
         decode_rank = freest_rank(decode, self._n_granted)
         pair = Pair(
@@ -154,7 +168,8 @@ class LocalScheduler:
             None if prefill.breaker.is_closed else prefill.breaker.start_trial(),
             None if decode.breaker.is_closed else decode.breaker.start_trial(),
         )
-        return Grant(ask, pair, Lease(prefill, prefill_rank), Lease(decode, decode_rank))
+        reason = Reason(choice, self._decode.last, prefill_rank, decode_rank, queued)
+        return Grant(ask, pair, Lease(prefill, prefill_rank), Lease(decode, decode_rank), reason)
 
     def done(self, grant: Grant | SoloGrant, outcome: Outcome) -> None:
         """Give all leases back; again is harmless."""
@@ -213,11 +228,12 @@ class LocalScheduler:
         grant.decode_lease.release()
         if pair.decode_trial is not None:
             pair.decode_trial.end()
-        decode = pair.decode = self._decode_policy.choose(found, grant.ask.facts)
+        decode = pair.decode = self._decode.choose(found, grant.ask.facts)
         pair.decode_trial = None if decode.breaker.is_closed else decode.breaker.start_trial()
         self._n_granted += 1
         pair.decode_rank = freest_rank(decode, self._n_granted)
         grant.decode_lease = Lease(decode, pair.decode_rank)
+        grant.reason = grant.reason._replace(decode=self._decode.last, decode_rank=pair.decode_rank)
 
     def decodes_for(self, grant: Grant) -> Sequence[Worker]:
         """Return the decode workers that the grant's prefill worker can hand over to.
@@ -241,7 +257,7 @@ class LocalScheduler:
 
     def _on_event(self, event: str, worker: Worker) -> None:
         if event in ("removed", "restarted"):
-            self._prefill_policy.forget(worker.id)
-            self._decode_policy.forget(worker.id)
+            self._prefill.forget(worker.id)
+            self._decode.forget(worker.id)
             if self._solos is not None:
                 self._solos.forget(worker)

@@ -75,6 +75,11 @@ class SoloGrant:
     lease: Lease
     note: object = None
 
+    @property
+    def reason(self) -> Why:
+        """Why this worker, and alone."""
+        return self.solo.why
+
     def end(self) -> None:
         """Give the lease back; again is harmless."""
         self.lease.release()

@@ -118,7 +118,9 @@ class TwinFleet:
             self._add(Role.DECODE, number)
         is_queue = router == QUEUE
         policy = POLICIES["cache_aware" if is_queue else router]
-        early = LocalScheduler(self._registry, policy(), POLICIES["least_load"](), self._now_s)
+        early = LocalScheduler(
+            self._registry, policy(now_s=self._now_s), POLICIES["least_load"](), self._now_s
+        )
         self._scheduler: Scheduler = early
         self._queue: QueueScheduler | None = None
         if is_queue:

@@ -42,6 +42,7 @@ async def test_every_served_route_is_described(client: httpx.AsyncClient) -> Non
         "/v1/models/{model_id}",
         "/workers",
         "/workers/{worker_id}",
+        "/policies",
         "/get_model_info",
         "/model_info",
         "/get_server_info",

@@ -110,7 +110,7 @@ def test_worker_urls_take_several_words() -> None:
         ("--prefill http://p:1 1 2", "--prefill http://p:1 1 2: takes URL [PORT|none]."),
         ("--prefill p1:8000", "--prefill p1:8000: the worker URL 'p1:8000' must start with"),
         ("--policy fastest", "--policy fastest: no such policy; choose from"),
-        ("--policy bucket", "--policy bucket: this version does not have that policy"),
+        ("--policy passthrough", "--policy passthrough: this version does not have that policy"),
         ("--decode-policy x", "--decode-policy x: no such policy"),
         ("--decode http://a:1 --decode http://a:1/", "--decode http://a:1: the same worker is gi"),
         ("--prefill http://a:1 --decode http://a:1", "--decode http://a:1: the same worker is al"),

@@ -18,6 +18,7 @@ from app.dispatch.sglang import SglangCall
 from app.errors import LegBroken, LegRejected, LegTimedOut, LegUnreachable, WorkerError
 from app.protocol.facts import peek
 from app.protocol.routes import Route
+from app.scheduling.reason import Choice, Reason
 from app.scheduling.scheduler import Ask, Grant, Pair
 from app.upstream.failures import BrokenResponse, ConnectFailed, SilenceTimeout
 from app.upstream.http1 import Head, encode_lines
@@ -101,7 +102,8 @@ class Rig:
         body = orjson.dumps({"prompt": "a", "stream": stream, **more})
         prepared = Prepared(peek(Route.COMPLETIONS, body), body, encode_lines([]))
         leases = Lease(pair.prefill, 0), Lease(pair.decode, 0)
-        self.grant = Grant(Ask(prepared.facts), pair, *leases)
+        chosen = Choice("", "random", "", 1, 0)
+        self.grant = Grant(Ask(prepared.facts), pair, *leases, Reason(chosen, chosen))
         fakes: Any = self
         self.reaper = LegReaper(fakes)
         limits = LegLimits(60.0, 60.0, 60.0, 60.0)

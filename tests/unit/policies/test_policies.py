@@ -35,7 +35,8 @@ def _order(policy: RoundRobin | LeastLoad, workers: Sequence[Worker], n: int) ->
 
 def test_catalogue_makes_new_policies_by_name() -> None:
     """Each name makes a policy of that name, with or without cache_aware's parameters."""
-    assert {"random", "round_robin", "power_of_two", "least_load", "cache_aware"} == set(POLICIES)
+    names = "random round_robin power_of_two least_load cache_aware prefix_hash"
+    assert {*names.split(), "consistent_hashing", "bucket", "manual"} == set(POLICIES)
     workers = _workers(0, 0)
     for name, make in POLICIES.items():
         policy = make(cache_threshold=0.5)

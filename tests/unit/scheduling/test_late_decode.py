@@ -12,6 +12,7 @@ from app.policies.round_robin import RoundRobin
 from app.protocol.facts import peek
 from app.protocol.routes import Route
 from app.scheduling.pairing import PairTable
+from app.scheduling.reason import Choice
 from app.scheduling.scheduler import Ask, Grant, LocalScheduler, Outcome
 from app.workers.lease import Lease
 from app.workers.registry import Registry
@@ -72,6 +73,7 @@ async def test_busier_one_is_left(fleet: Fleet) -> None:
         fleet.scheduler.rebind_decode(grant, NONE)
     assert grant.pair.decode is other
     assert (one.n_leases, other.n_leases) == (0, 1)
+    assert grant.reason.decode == Choice("http://d1", "round_robin", "", 2, 0)
     fleet.scheduler.done(grant, Outcome.OK)
     assert (one.n_leases, other.n_leases) == (0, 0)
 

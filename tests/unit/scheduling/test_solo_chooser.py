@@ -10,6 +10,7 @@ from app.errors import CapacityError, NoPairAvailable
 from app.policies.least_load import LeastLoad
 from app.protocol.facts import peek
 from app.protocol.routes import Route
+from app.scheduling.reason import Choice
 from app.scheduling.scheduler import Ask, LocalScheduler, Outcome
 from app.scheduling.skip_rule import LoadGate, SkipRule
 from app.scheduling.solo import SoloCounts, SoloGrant, Why
@@ -21,6 +22,7 @@ from app.workers.worker import Role, Worker, WorkerInfo, WorkerSpec
 
 FACTS = replace(peek(Route.GENERATE, b'{"text":"x"}'), model="m")
 LONG = replace(FACTS, n_prompt_tokens=10_000, prompt_key=b"k" * 40_000)
+CHOICE = Choice("", "least_load", "", 1, 0)
 
 
 class Fleet:
@@ -128,10 +130,10 @@ def test_short_and_cached_prompts() -> None:
     assert (short.solo.worker, short.solo.leg, short.solo.why) == (decode, "decode", Why.SHORT)
     assert fleet.alone(Ask(replace(FACTS, n_prompt_tokens=256))) is None
     assert fleet.alone(Ask(LONG)) is None
-    pair = fleet.scheduler.grant(Ask(LONG), prefill, 0, [decode])
+    pair = fleet.scheduler.grant(Ask(LONG), prefill, 0, [decode], CHOICE)
     fleet.scheduler.done(pair, Outcome.FAILED)
     assert fleet.alone(Ask(LONG)) is None
-    pair = fleet.scheduler.grant(Ask(LONG), prefill, 0, [decode])
+    pair = fleet.scheduler.grant(Ask(LONG), prefill, 0, [decode], CHOICE)
     fleet.scheduler.done(pair, Outcome.OK)
     cached = fleet.alone(Ask(LONG))
     assert cached is not None

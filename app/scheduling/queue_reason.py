@@ -1,0 +1,45 @@
+"""How the queue before prefill says why it sent a request where it did."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from app.scheduling.reason import QUEUE, Choice, Queued
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from app.protocol.facts import RequestFacts
+    from app.scheduling.feeder import Fed
+    from app.scheduling.policy_slot import PolicySlot
+    from app.scheduling.usable import UsableGroup
+    from app.workers.worker import Worker
+
+
+def why_fed(
+    slot: PolicySlot,
+    fed: Fed,
+    prefill: Worker,
+    groups: Sequence[UsableGroup],
+    facts: RequestFacts,
+) -> tuple[Choice, Queued]:
+    """Return how a prefill worker was chosen and what the queue knew.
+
+    A shadow of the prefill policy is asked here: while the queue chooses, the policy is not.
+
+    Args:
+        slot: Prefill's policy and its shadow.
+        fed: The queue's choice.
+        prefill: The worker it is.
+        groups: Those that could take the request.
+        facts: The request.
+    """
+    shadow = ""
+    if slot.shadow is not None:
+        everyone = [worker for members, _ in groups for worker in members]
+        shadow = slot.compare(everyone, facts, prefill)
+    n_places = int(fed.waiting.places.sum())
+    return (
+        Choice(prefill.spec.url, QUEUE, "", n_places, prefill.n_leases, shadow),
+        Queued(fed.waited_s, fed.wait_ahead_s, fed.n_uncached),
+    )
