@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from traceback import clear_frames
+from typing import Any
 
 from starlette.types import Receive, Scope, Send
 
@@ -27,6 +28,7 @@ from app.errors import (
     drop_frames,
 )
 from app.middleware.door import Ticket
+from app.observability.notes import CLIENT_GONE, CLIENT_STALLED, Notes
 from app.protocol.facts import parse_object, read_facts
 from app.protocol.routes import Route
 
@@ -59,27 +61,27 @@ class GenerationEndpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one request."""
+        state = scope.get("state", {})
+        ticket: Ticket | None = state.get("ticket")
+        notes = _notes_of(state, self._route)
         try:
-            state = scope.get("state", {})
-            ticket: Ticket | None = state.get("ticket")
-            prepared = await self._prepare(scope, receive, state.get("request_id", ""), ticket)
+            prepared = await self._prepare(scope, receive, notes, ticket)
         except ClientGone:
+            # Unless the server has answered in our place.
+            notes.outcome = notes.outcome or CLIENT_GONE
             return
         except GatewayError as error:
+            notes.fail(error)
             await send_problem(scope, send, error)
             return
-        facts = prepared.facts
-        model = facts.model and facts.model[:MAX_LOGGED_MODEL_CHARS]
-        prepared.notes.update(model=model, stream=facts.stream)
-        state["log"] = prepared.notes
-        relay = Relay(send, self._keep_alive)
+        relay = Relay(send, self._keep_alive, notes)
         try:
             async with asyncio.TaskGroup() as request:
                 with leaving(state, receive, request):
                     await self._answer(prepared, request, relay, scope, send, ticket)
         except* ClientGone as gone:
             is_stalled = gone.subgroup(ClientStalled) is not None
-            prepared.notes["outcome"] = "client_stalled" if is_stalled else "client_gone"
+            notes.outcome = CLIENT_STALLED if is_stalled else CLIENT_GONE
             # All tasks of the request are through. The frames hold the group and it them, see
             # ``drop_frames``.
             clear_frames(gone.__traceback__)
@@ -87,12 +89,15 @@ class GenerationEndpoint:
             await _fail(_first(ending), prepared, relay, scope, send)
 
     async def _prepare(
-        self, scope: Scope, receive: Receive, request_id: str, ticket: Ticket | None
+        self, scope: Scope, receive: Receive, notes: Notes, ticket: Ticket | None
     ) -> Prepared:
         """Reads and parses the body, once; the parsed one is not kept for the request's life."""
         body = await read_body(scope, receive, self._max_body_bytes)
+        notes.read_s = notes.now_s()
         document = parse_object(body)
         facts = read_facts(self._route, document, body)
+        notes.model = facts.model and facts.model[:MAX_LOGGED_MODEL_CHARS]
+        notes.is_stream = facts.stream
         if ticket is not None:
             ticket.count(facts.n, facts.batch or 1)
         if facts.n > 1 and facts.n * len(body) > MAX_FAN_OUT_BYTES:
@@ -101,7 +106,10 @@ class GenerationEndpoint:
                 "every choice is sent it whole.",
                 param="n",
             )
-        return await self._router.prepare(facts, document, body, scope["headers"], request_id)
+        request_id = scope.get("state", {}).get("request_id", "")
+        return await self._router.prepare(
+            facts, document, body, scope["headers"], request_id, notes
+        )
 
     async def _answer(
         self,
@@ -128,6 +136,13 @@ class GenerationEndpoint:
             relay.hush()
 
 
+def _notes_of(state: dict[str, Any], route: Route) -> Notes:
+    """What is noted of the request; without the access log's layer nobody will read it."""
+    notes: Notes = state.get("notes") or Notes()
+    notes.route = route.value
+    return notes
+
+
 def _first(group: BaseExceptionGroup[ShuttingDown]) -> ShuttingDown:
     first = group.exceptions[0]
     return _first(first) if isinstance(first, BaseExceptionGroup) else first
@@ -136,7 +151,7 @@ def _first(group: BaseExceptionGroup[ShuttingDown]) -> ShuttingDown:
 async def _fail(
     error: GatewayError, prepared: Prepared, relay: Relay, scope: Scope, send: Send
 ) -> None:
-    prepared.notes.update(outcome=error.code, leg=error.leg, cause=error.message)
+    prepared.notes.fail(error)
     relay.hush()
     if relay.has_started:
         await relay.fail(error)

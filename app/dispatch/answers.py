@@ -12,6 +12,7 @@ from app.dispatch import leg_failures
 from app.dispatch.reply import Prepared
 from app.dispatch.sglang import SglangCall
 from app.errors import LegBroken
+from app.observability.token_counts import note_answer
 from app.protocol.logprob_merge import LogprobMerger, merge_prompt_logprobs
 from app.protocol.reply_faults import fault_in_body
 from app.protocol.sse import DONE_DATA, EventSplitter, data_of, encode
@@ -28,6 +29,7 @@ async def whole_body(call: SglangCall, first: bytes, prepared: Prepared, decode:
     parsed = leg_failures.parse_json(first, "decode", decode)
     if (fault := fault_in_body(parsed)) is not None:
         raise leg_failures.from_fault(fault, "decode", decode)
+    note_answer(prepared.notes, parsed)
     if prepared.facts.wants_prompt_logprobs:
         return _merged(first, await call.wait_for_prefill())
     if call.prefill_body is not None and b'"cached_tokens":' in call.prefill_body:

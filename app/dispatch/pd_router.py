@@ -25,6 +25,7 @@ from app.dispatch.token_attempt import TokenAttempt
 from app.dispatch.token_leg import TokenTools
 from app.dispatch.total_limit import within
 from app.errors import Leg, NoPairAvailable, WorkerError
+from app.observability.notes import Notes
 from app.protocol.bootstrap import mint_rid
 from app.protocol.facts import RequestFacts
 from app.protocol.wire_json import JsonObject
@@ -109,6 +110,7 @@ class PDRouter:
         body: bytes,
         client_headers: RawHeaders,
         request_id: str,
+        notes: Notes | None = None,
     ) -> Prepared:
         """Makes a request ready for any pair.
 
@@ -122,16 +124,19 @@ class PDRouter:
             body: The client's own bytes.
             client_headers: What the client sent.
             request_id: For the workers' logs.
+            notes: What is noted of it; a new one if left out.
 
         Raises:
             InvalidRequest: A field is wrong or cannot be honoured.
             CapacityError: The tokenizer cannot be had, or too many texts wait for it.
         """
-        prepared = Prepared(facts, body, encode_lines(for_workers(client_headers, request_id)))
+        lines = encode_lines(for_workers(client_headers, request_id))
+        prepared = Prepared(facts, body, lines, notes or Notes())
         worker = self._texts.worker_of(facts.model)
         if worker is not None:
             served = await self._texts.get(facts.model, worker)
             prepared.text = await read_request(facts.route, document, served)
+        prepared.notes.n_estimated = prepared.n_prompt_tokens
         return prepared
 
     async def choose(self, prepared: Prepared, excluded: frozenset[str]) -> Grant:
@@ -221,14 +226,15 @@ class PDRouter:
         """Ends the legs at once, then finds out whose failure it was."""
         attempt.finish(is_ok=False)
         settled = await self._blame.settle(error, grant.pair, prepared.body)
-        settled.n_attempts = prepared.notes["attempts"] = attempts.n_started
+        settled.n_attempts = prepared.notes.n_attempts = attempts.n_started
         if settled.detail:
-            prepared.notes["detail"] = settled.detail
+            prepared.notes.detail = settled.detail
         return settled
 
     async def _choose_next(self, prepared: Prepared, attempts: Attempts) -> Grant:
         if attempts.delay_s:
             await asyncio.sleep(attempts.delay_s)
+        prepared.notes.begin_attempt()
         try:
             grant = await self.choose(prepared, attempts.tried)
         except NoPairAvailable:
@@ -237,9 +243,7 @@ class PDRouter:
             raise attempts.last_error from None
         attempts.begin()
         pair = grant.pair
-        prepared.notes.update(
-            prefill=pair.prefill.spec.url, decode=pair.decode.spec.url, attempts=attempts.n_started
-        )
+        prepared.notes.grant(pair.prefill, pair.decode, attempts.n_started)
         return grant
 
     def _attempt(self, grant: Grant, prepared: Prepared, attempts: Attempts) -> Attempt:
@@ -257,5 +261,5 @@ def _may_follow(
     if attempts.may_follow(error, grant.pair, has_prefilled=attempt.has_prefilled):
         return True
     if attempts.refusal:
-        prepared.notes["no_retry"] = attempts.refusal
+        prepared.notes.no_retry = attempts.refusal
     return False

@@ -17,6 +17,7 @@ from app.dispatch.leg_tools import LegTools
 from app.dispatch.reply import Prepared
 from app.dispatch.whole_events import EventTooLong, WholeEvents
 from app.errors import Leg, LegBroken, LegRejected, WorkerError
+from app.observability.token_counts import note_prompt
 from app.protocol.peer_blame import is_peer_death
 from app.protocol.reply_faults import fault_in_body, find_fault
 from app.scheduling.scheduler import Grant
@@ -48,6 +49,7 @@ class SglangCall:
     ) -> None:
         self._grant = grant
         self._facts = prepared.facts
+        self._notes = prepared.notes
         self._tools = tools
         pair = grant.pair
         prefill_body, decode_body, self._rids = leg_bodies(pair, prepared, patch, keep_rid=keep_rid)
@@ -122,6 +124,7 @@ class SglangCall:
             WorkerError: A leg failed before anything was worth relaying.
         """
         await self.connect()
+        self._notes.send_both()
         following = self._follow_prefill()
         try:
             self._follower = legs.create_task(following)
@@ -141,6 +144,7 @@ class SglangCall:
                     # Decode only reports it; prefill's own word, if any, is on its way.
                     await self._hold()
             raise
+        self._notes.end_prefill()
         self._has_spoken = self._may_have_prefilled = True
         self._is_proven = self._facts.batch is None
         if self._facts.stream:
@@ -240,6 +244,8 @@ class SglangCall:
             if (fault := fault_in_body(parsed)) is not None:
                 raise leg_failures.from_fault(fault, "prefill", worker)
             self.prefill_body = body
+            self._notes.end_prefill()
+            note_prompt(self._notes, parsed)
             if self._facts.stream and not self._has_spoken:
                 self._decode.limit(self._tools.limits.first_token_s, is_total=True)
         except UpstreamError as failure:

@@ -13,7 +13,7 @@ from app.dispatch.token_streams import MergedTokenStream, TokenStream, feed_to_e
 from app.errors import Leg, NoPairAvailable, WorkerError
 from app.scheduling.scheduler import Grant
 from app.text.answer import Envelope
-from app.text.text_route import open_stream, open_whole
+from app.text.text_route import Counted, open_stream, open_whole
 
 _JSON = (b"content-type", b"application/json")
 
@@ -46,11 +46,14 @@ class TokenAttempt:
         self._envelope = envelope
         self._grant = grant
         self._scheduler = tools.scheduler
+        self._notes = prepared.notes
+        self._answer: Counted | None = None
         n_slots = request.n_slots
         ids = [envelope.id] if n_slots == 1 else [f"{envelope.id}-{i}" for i in range(n_slots)]
         requests = [request.engine_request(slot, ids[slot]) for slot in range(n_slots)]
         self._calls = [
-            TokenCall(grant, each, tools, attempts, is_alone=n_slots == 1) for each in requests
+            TokenCall(grant, each, tools, attempts, prepared.notes, is_alone=n_slots == 1)
+            for each in requests
         ]
 
     @property
@@ -90,12 +93,12 @@ class TokenAttempt:
         # Every choice has its first token, so prefill is done with all of them.
         self._scheduler.prefill_ended(self._grant)
         if not request.stream:
-            whole = open_whole(request, self._envelope)
+            whole = self._answer = open_whole(request, self._envelope)
             await together(
                 len(calls), lambda slot: feed_to_end(whole, slot, calls[slot], firsts[slot])
             )
             return Reply(200, [_JSON], once(whole.body()), is_stream=False)
-        stream = open_stream(request, self._envelope)
+        stream = self._answer = open_stream(request, self._envelope)
         if len(calls) == 1:
             return Reply(200, [], TokenStream(calls[0], firsts[0], stream), is_stream=True)
         merged = MergedTokenStream(calls, firsts, stream, legs)
@@ -113,3 +116,8 @@ class TokenAttempt:
         del is_ok
         for call in self._calls:
             call.finish()
+        if self._answer is not None:
+            count = self._answer.count
+            notes = self._notes
+            notes.n_prompt, notes.n_cached = count.n_prompt, count.n_cached
+            notes.n_completion = count.n_completion
