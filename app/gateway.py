@@ -20,11 +20,15 @@ from app.dispatch.retry import RetryRules
 from app.dispatch.retry_budget import RetryBudget
 from app.dispatch.token_leg import TokenTools
 from app.entrance import Entrance, build_entrance
+from app.gateway_metrics import GatewayMetrics
 from app.gateway_scheduling import build_scheduler
 from app.gateway_tls import worker_tls
+from app.observability.meters import Meters
+from app.observability.process_watch import ProcessWatch
 from app.scheduling.load_watch import LoadWatch
 from app.scheduling.lost_workers import LostWorkers
 from app.scheduling.pair_watch import PairWatch
+from app.scheduling.queue_scheduler import QueueScheduler
 from app.scheduling.scheduler import Scheduler
 from app.settings import Settings, SettingsError, flag_name, worker_specs
 from app.upstream.clients import WorkerClients
@@ -55,6 +59,7 @@ class Gateway:
     texts: ModelTexts
     handoffs: HandoffCounts
     entrance: Entrance
+    metrics: GatewayMetrics
     url_guard: UrlGuard
 
 
@@ -125,6 +130,7 @@ def build_gateway(
         now_s=now_s,
         unix_s=unix_s,
     )
+    entrance = build_entrance(settings, now_s)
     return Gateway(
         settings=settings,
         clocks=Clocks(now_s, unix_s),
@@ -139,8 +145,32 @@ def build_gateway(
         router=router,
         texts=texts,
         handoffs=counts,
-        entrance=build_entrance(settings, now_s),
+        entrance=entrance,
+        metrics=_metrics(settings, registry, counts, entrance, scheduler, now_s),
         url_guard=UrlGuard(settings.worker_url_allow),
+    )
+
+
+def _metrics(
+    settings: Settings,
+    registry: Registry,
+    handoffs: HandoffCounts,
+    entrance: Entrance,
+    scheduler: Scheduler,
+    now_s: Clock,
+) -> GatewayMetrics:
+    queue = scheduler if isinstance(scheduler, QueueScheduler) else None
+    return GatewayMetrics(
+        registry,
+        Meters(lambda model: registry.snapshot().knows_model(model)),
+        ProcessWatch(now_s),
+        handoffs,
+        entrance.door,
+        queue.figures if queue is not None else None,
+        {
+            "prefill": "queue" if queue else settings.prefill_policy_name,
+            "decode": settings.decode_policy_name,
+        },
     )
 
 

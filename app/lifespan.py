@@ -36,7 +36,9 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         for spec in worker_specs(gateway.settings):
             gateway.registry.add(spec)
         reaping = loops.create_task(_keep_running("leg reaper", gateway.reaper.run, log))
+        stack.enter_context(gateway.metrics.timing())
         others = [
+            loops.create_task(_keep_running("process watch", gateway.metrics.watch.run, log)),
             loops.create_task(_keep_running("health loop", gateway.health.run, log)),
             loops.create_task(_keep_running("drain", gateway.drain.run, log)),
         ]

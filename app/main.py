@@ -18,6 +18,7 @@ from app.api import (
     docs,
     engine_info,
     health,
+    metrics,
     models,
     not_offered,
     openapi,
@@ -27,8 +28,7 @@ from app.api import (
 )
 from app.api.generation import GenerationEndpoint
 from app.api.keep_alive import KeepAlive
-from app.entrance import Entrance
-from app.gateway import build_gateway
+from app.gateway import Gateway, build_gateway
 from app.lifespan import lifespan
 from app.middleware.access_log import AccessLogMiddleware
 from app.middleware.admission import AdmissionMiddleware
@@ -99,7 +99,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         for route in Route
     }
     _add_routes(app, endpoints, settings.max_payload_size)
-    _add_layers(app, endpoints, settings, gateway.entrance)
+    if settings.metrics_on_main:
+        app.include_router(metrics.make_router(gateway.metrics.registry))
+    _add_layers(app, endpoints, settings, gateway)
     problem.install(app, exposes_addresses=settings.expose_worker_addresses)
     openapi.install(app, has_key=bool(gateway.entrance.keys))
     return app
@@ -125,8 +127,9 @@ def _add_layers(
     app: FastAPI,
     endpoints: Mapping[str, GenerationEndpoint],
     settings: Settings,
-    entrance: Entrance,
+    gateway: Gateway,
 ) -> None:
+    entrance = gateway.entrance
     # The last one added is the outermost.
     app.add_middleware(ShortWayMiddleware, endpoints=endpoints)
     app.add_middleware(
@@ -144,6 +147,7 @@ def _add_layers(
         log=get_logger("access"),
         is_shown=is_info_shown(settings.log_level),
         now_s=time.monotonic,
+        on_end=gateway.metrics.meters.request_ended,
     )
     app.add_middleware(RequestIdMiddleware)
     if settings.cors_allowed_origins:

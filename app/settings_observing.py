@@ -1,0 +1,35 @@
+"""The settings of what can be seen: metrics and debug headers."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from app.settings_values import Knob
+
+_OBSERVING = "Logs and metrics"
+
+
+class ObservingSettings(BaseSettings):
+    """What the operator can choose of metrics and the like; part of ``Settings``."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    metrics_on_main: Annotated[
+        bool,
+        Knob(
+            _OBSERVING,
+            "Serve /metrics on the main port too, for control-plane keys (anybody, if there are "
+            "no keys)",
+        ),
+    ] = False
+    debug_headers: Annotated[
+        Literal["admin", "on", "off"],
+        Knob(
+            _OBSERVING,
+            "Whose requests with x-tandem-debug: 1 get Server-Timing and the like. admin: of who "
+            "may read the control plane; on: everybody's; off: nobody's",
+            metavar="admin|on|off",
+        ),
+    ] = "admin"
