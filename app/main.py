@@ -26,6 +26,7 @@ from app.api import (
     tokenize,
     workers,
 )
+from app.api.debug_headers import DebugHeaders
 from app.api.generation import GenerationEndpoint
 from app.api.keep_alive import KeepAlive
 from app.gateway import Gateway, build_gateway
@@ -92,9 +93,14 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     app.state.gateway = gateway
     keep_alive = KeepAlive(settings.sse_keepalive_secs, settings.sse_keepalive_early)
+    debug = DebugHeaders(
+        settings.debug_headers,
+        gateway.entrance.keys,
+        exposes_addresses=settings.expose_worker_addresses,
+    )
     endpoints = {
         route.value: GenerationEndpoint(
-            route, gateway.router, settings.max_payload_size, keep_alive
+            route, gateway.router, settings.max_payload_size, keep_alive, debug
         )
         for route in Route
     }

@@ -13,6 +13,7 @@ from typing import Any
 
 from starlette.types import Receive, Scope, Send
 
+from app.api.debug_headers import DebugHeaders, Headers
 from app.api.keep_alive import KeepAlive
 from app.api.leaving import leaving
 from app.api.problem import send_problem
@@ -45,6 +46,7 @@ class GenerationEndpoint:
         router: Chooses pairs and opens legs.
         max_body_bytes: Larger bodies are refused with 413.
         keep_alive: When a silent stream gets a comment.
+        debug: Who is told of times and workers; None: nobody.
     """
 
     def __init__(
@@ -53,11 +55,13 @@ class GenerationEndpoint:
         router: PDRouter,
         max_body_bytes: int,
         keep_alive: KeepAlive = KeepAlive(),  # noqa: B008 - frozen
+        debug: DebugHeaders | None = None,
     ) -> None:
         self._route = route
         self._router = router
         self._max_body_bytes = max_body_bytes
         self._keep_alive = keep_alive
+        self._debug = debug
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one request."""
@@ -86,7 +90,7 @@ class GenerationEndpoint:
             # ``drop_frames``.
             clear_frames(gone.__traceback__)
         except* ShuttingDown as ending:
-            await _fail(_first(ending), prepared, relay, scope, send)
+            await self._fail(_first(ending), prepared, relay, scope, send)
 
     async def _prepare(
         self, scope: Scope, receive: Receive, notes: Notes, ticket: Ticket | None
@@ -129,11 +133,28 @@ class GenerationEndpoint:
                     prepared.body = b""
                     if ticket is not None:
                         ticket.drop_body()
+                reply.headers += self._debug_headers(scope, prepared.notes)
                 await relay.run(reply, request)
         except GatewayError as error:
-            await _fail(error, prepared, relay, scope, send)
+            await self._fail(error, prepared, relay, scope, send)
         finally:
             relay.hush()
+
+    async def _fail(
+        self, error: GatewayError, prepared: Prepared, relay: Relay, scope: Scope, send: Send
+    ) -> None:
+        prepared.notes.fail(error)
+        relay.hush()
+        if relay.has_started:
+            await relay.fail(error)
+        else:
+            extra = self._debug_headers(scope, prepared.notes)
+            await send_problem(scope, send, error, extra_headers=extra)
+        drop_frames(error)
+
+    def _debug_headers(self, scope: Scope, notes: Notes) -> Headers:
+        debug = self._debug
+        return debug.of(notes) if debug is not None and debug.are_due(scope) else []
 
 
 def _notes_of(state: dict[str, Any], route: Route) -> Notes:
@@ -146,18 +167,6 @@ def _notes_of(state: dict[str, Any], route: Route) -> Notes:
 def _first(group: BaseExceptionGroup[ShuttingDown]) -> ShuttingDown:
     first = group.exceptions[0]
     return _first(first) if isinstance(first, BaseExceptionGroup) else first
-
-
-async def _fail(
-    error: GatewayError, prepared: Prepared, relay: Relay, scope: Scope, send: Send
-) -> None:
-    prepared.notes.fail(error)
-    relay.hush()
-    if relay.has_started:
-        await relay.fail(error)
-    else:
-        await send_problem(scope, send, error)
-    drop_frames(error)
 
 
 async def read_body(scope: Scope, receive: Receive, max_body_bytes: int) -> bytes:

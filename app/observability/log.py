@@ -143,6 +143,8 @@ def _add_generation(fields: dict[str, Any], notes: Notes) -> None:
         fields["prefill"] = notes.prefill.spec.url
         fields["decode"] = notes.decode.spec.url
         fields["attempts"] = notes.n_attempts
+        if notes.reason is not None:
+            fields["route"] = notes.reason.text(with_urls=False)
     if notes.n_prompt is not None:
         fields["prompt_tokens"] = notes.n_prompt
     if notes.n_cached is not None:

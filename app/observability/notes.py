@@ -8,7 +8,7 @@ stream's events only the first and the last are timed.
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from app.clock import Clock
@@ -18,6 +18,13 @@ if TYPE_CHECKING:
 OK = "ok"
 CLIENT_GONE = "client_gone"
 CLIENT_STALLED = "client_stalled"
+
+
+class Reason(Protocol):
+    """Why a pair was chosen."""
+
+    def text(self, *, with_urls: bool) -> str:
+        """Returns it in words."""
 
 
 class Notes:
@@ -54,6 +61,7 @@ class Notes:
         leg: The leg that failed.
         cause: The error's sentence.
         detail: What only the log says beside it.
+        reason: Why this pair, as the scheduler put it down.
         no_retry: Why a retry that was safe did not follow.
     """
 
@@ -85,6 +93,7 @@ class Notes:
         "prefill_ended_s",
         "prefill_sent_s",
         "read_s",
+        "reason",
         "request_id",
         "route",
         "status",
@@ -106,6 +115,7 @@ class Notes:
         self.n_completion: int | None = None
         self.model: str | None = None
         self.outcome: str | None = None
+        self.reason: Reason | None = None
         self.leg: str | None = None
         self.cause: str | None = None
         self.detail = self.no_retry = ""

@@ -101,7 +101,9 @@ _RINGS_OF = {
 async def test_every_route_with_every_key(stack: AsyncExitStack, given: str) -> None:
     """401 without a known key, 403 with one for something else, and otherwise an answer."""
     prefill, decode = await stack.enter_async_context(sim_pair())
-    fleet = await stack.enter_async_context(serving([prefill], [decode], metrics_on_main=True, **GIVEN[given]))
+    fleet = await stack.enter_async_context(
+        serving([prefill], [decode], metrics_on_main=True, **GIVEN[given])
+    )
     wrong: list[Any] = []
     for method, path in ROUTES:
         for who in (None, *KEYS):
