@@ -23,6 +23,7 @@ from app.entrance import Entrance, build_entrance
 from app.gateway_metrics import GatewayMetrics
 from app.gateway_scheduling import build_scheduler
 from app.gateway_tls import worker_tls
+from app.observability.flight_recorder import FlightRecorder
 from app.observability.meters import Meters
 from app.observability.process_watch import ProcessWatch
 from app.scheduling.load_watch import LoadWatch
@@ -60,6 +61,7 @@ class Gateway:
     handoffs: HandoffCounts
     entrance: Entrance
     metrics: GatewayMetrics
+    recorder: FlightRecorder
     url_guard: UrlGuard
 
 
@@ -129,8 +131,13 @@ def build_gateway(
         total_s=settings.total_timeout_secs,
         now_s=now_s,
         unix_s=unix_s,
+        keeps_sketches=settings.recorder_mib > 0,
     )
     entrance = build_entrance(settings, now_s)
+    metrics = _metrics(settings, registry, counts, entrance, scheduler, now_s)
+    recorder = FlightRecorder(settings.recorder_mib * 1024 * 1024)
+    if settings.recorder_mib:
+        metrics.meters.listeners.append(recorder.add)
     return Gateway(
         settings=settings,
         clocks=Clocks(now_s, unix_s),
@@ -146,7 +153,8 @@ def build_gateway(
         texts=texts,
         handoffs=counts,
         entrance=entrance,
-        metrics=_metrics(settings, registry, counts, entrance, scheduler, now_s),
+        metrics=metrics,
+        recorder=recorder,
         url_guard=UrlGuard(settings.worker_url_allow),
     )
 

@@ -17,6 +17,7 @@ from app import __version__
 from app.api import (
     docs,
     engine_info,
+    flights,
     health,
     metrics,
     models,
@@ -122,7 +123,7 @@ def _add_routes(
         RawRoute(path, endpoint, methods=["POST"], include_in_schema=False)
         for path, endpoint in endpoints.items()
     ]
-    for part in (models, workers, engine_info, health):
+    for part in (models, workers, flights, engine_info, health):
         app.include_router(part.router)
     app.include_router(tokenize.make_router(max_body_bytes))
     docs.install(app)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
+from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from app.settings_values import Knob
@@ -24,6 +25,14 @@ class ObservingSettings(BaseSettings):
             "no keys)",
         ),
     ] = False
+    recorder_mib: Annotated[
+        int,
+        Knob(
+            _OBSERVING,
+            "Memory of the flight recorder, about 4,000 requests a MiB; 0: none",
+            unit="MiB",
+        ),
+    ] = Field(16, ge=0, le=65_536)
     debug_headers: Annotated[
         Literal["admin", "on", "off"],
         Knob(

@@ -112,6 +112,7 @@ def build(app: FastAPI, *, has_key: bool) -> dict[str, Any]:
             {"name": "tokens", "description": "Text to tokens and back"},
             {"name": "models"},
             {"name": "workers", "description": "The registry"},
+            {"name": "flights", "description": "The flight recorder"},
             {"name": "engines", "description": "Passed on to the engines"},
             {"name": "health"},
         ],

@@ -14,6 +14,7 @@ from fastapi import Depends, Request
 from app.clock import Clock
 from app.dispatch.handoff_counts import HandoffCounts
 from app.dispatch.model_texts import ModelTexts
+from app.observability.flight_recorder import FlightRecorder
 from app.upstream.clients import WorkerClients
 from app.workers.drain import Drain
 from app.workers.health import HealthLoop
@@ -70,6 +71,10 @@ class Parts(Protocol):
     @property
     def handoffs(self) -> HandoffCounts:
         """How often KV caches changed hands."""
+
+    @property
+    def recorder(self) -> FlightRecorder:
+        """The last requests."""
 
     @property
     def url_guard(self) -> UrlGuard:

@@ -29,6 +29,7 @@ from app.observability.notes import Notes
 from app.protocol.bootstrap import mint_rid
 from app.protocol.facts import RequestFacts
 from app.protocol.wire_json import JsonObject
+from app.scheduling.prompt_sketch import sketch
 from app.scheduling.scheduler import Ask, Grant, Outcome
 from app.text.answer import Envelope
 from app.text.text_route import read_request
@@ -77,6 +78,7 @@ class PDRouter:
         total_s: Longest time for a request as a whole; ``None``: no limit.
         now_s: The clock of the deadlines.
         unix_s: The time of day, for the answers' ``created``.
+        keeps_sketches: The flight recorder wants the prompts' blocks.
     """
 
     def __init__(
@@ -91,6 +93,7 @@ class PDRouter:
         total_s: float | None,
         now_s: Clock,
         unix_s: Clock,
+        keeps_sketches: bool = False,
     ) -> None:
         self._tools = tools
         self._token_tools = token_tools
@@ -102,6 +105,7 @@ class PDRouter:
         self._total_s = total_s
         self._now_s = now_s
         self._client_rids = ClientRids()
+        self._keeps_sketches = keeps_sketches
 
     async def prepare(
         self,
@@ -137,6 +141,8 @@ class PDRouter:
             served = await self._texts.get(facts.model, worker)
             prepared.text = await read_request(facts.route, document, served)
         prepared.notes.n_estimated = prepared.n_prompt_tokens
+        if self._keeps_sketches:
+            prepared.notes.sketch = sketch(facts)
         return prepared
 
     async def choose(self, prepared: Prepared, excluded: frozenset[str]) -> Grant:

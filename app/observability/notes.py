@@ -53,6 +53,7 @@ class Notes:
         decode: The worker of the decode leg.
         n_attempts: Pairs tried.
         n_estimated: Prompt tokens by the gateway's own count, exact for vLLM.
+        sketch: Hashes of the prompt's blocks, for the flight recorder.
         n_prompt: Prompt tokens as the engine counts them; None: it has not said.
         n_cached: Of those, from prefill's cache.
         n_completion: Tokens of the answer.
@@ -96,6 +97,7 @@ class Notes:
         "reason",
         "request_id",
         "route",
+        "sketch",
         "status",
     )
 
@@ -107,6 +109,7 @@ class Notes:
         self.first_s = self.last_s = self.ended_s = 0.0
         self.status = self.n_attempts = self.n_events = self.n_estimated = 0
         self.request_id = self.route = ""
+        self.sketch = b""
         self.is_stream = False
         self.prefill: Worker | None = None
         self.decode: Worker | None = None
