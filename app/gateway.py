@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 from app.api.parts import Clocks, Life
 from app.clock import Clock
@@ -23,6 +24,7 @@ from app.entrance import Entrance, build_entrance
 from app.gateway_metrics import GatewayMetrics
 from app.gateway_scheduling import build_scheduler
 from app.gateway_tls import worker_tls
+from app.gateway_tracing import build_tracing
 from app.observability.flight_recorder import FlightRecorder
 from app.observability.meters import Meters
 from app.observability.process_watch import ProcessWatch
@@ -40,6 +42,9 @@ from app.workers.health import HealthLoop
 from app.workers.probe_rules import ProbeRules
 from app.workers.registry import Registry
 from app.workers.url_guard import UrlGuard
+
+if TYPE_CHECKING:
+    from app.observability.tracing import RequestTracing
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +67,7 @@ class Gateway:
     entrance: Entrance
     metrics: GatewayMetrics
     recorder: FlightRecorder
+    tracing: RequestTracing | None
     url_guard: UrlGuard
 
 
@@ -119,6 +125,7 @@ def build_gateway(
         limits=limits,
         now_s=now_s,
     )
+    tracing = build_tracing(settings, unix_s)
     router = PDRouter(
         tools=tools,
         token_tools=token_tools,
@@ -131,13 +138,15 @@ def build_gateway(
         total_s=settings.total_timeout_secs,
         now_s=now_s,
         unix_s=unix_s,
-        keeps_sketches=settings.recorder_mib > 0,
+        tracing=tracing,
     )
     entrance = build_entrance(settings, now_s)
     metrics = _metrics(settings, registry, counts, entrance, scheduler, now_s)
     recorder = FlightRecorder(settings.recorder_mib * 1024 * 1024)
     if settings.recorder_mib:
         metrics.meters.listeners.append(recorder.add)
+    if tracing is not None:
+        metrics.meters.listeners.append(tracing.end)
     return Gateway(
         settings=settings,
         clocks=Clocks(now_s, unix_s),
@@ -155,6 +164,7 @@ def build_gateway(
         entrance=entrance,
         metrics=metrics,
         recorder=recorder,
+        tracing=tracing,
         url_guard=UrlGuard(settings.worker_url_allow),
     )
 

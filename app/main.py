@@ -101,7 +101,12 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     endpoints = {
         route.value: GenerationEndpoint(
-            route, gateway.router, settings.max_payload_size, keep_alive, debug
+            route,
+            gateway.router,
+            settings.max_payload_size,
+            keep_alive,
+            debug,
+            keeps_sketches=settings.recorder_mib > 0,
         )
         for route in Route
     }

@@ -25,6 +25,17 @@ class ObservingSettings(BaseSettings):
             "no keys)",
         ),
     ] = False
+    enable_trace: Annotated[
+        bool, Knob(_OBSERVING, "Send OpenTelemetry spans of generations; needs the extra otel")
+    ] = False
+    otlp_traces_endpoint: Annotated[
+        str,
+        Knob(
+            _OBSERVING,
+            "Where spans go by OTLP over gRPC: host:port, or https://host:port for TLS",
+            metavar="ADDRESS",
+        ),
+    ] = Field("localhost:4317", min_length=1)
     recorder_mib: Annotated[
         int,
         Knob(

@@ -32,6 +32,7 @@ from app.middleware.door import Ticket
 from app.observability.notes import CLIENT_GONE, CLIENT_STALLED, Notes
 from app.protocol.facts import parse_object, read_facts
 from app.protocol.routes import Route
+from app.scheduling.prompt_sketch import sketch
 
 MAX_FAN_OUT_BYTES = 64 * 1024 * 1024
 """Every choice of a request is sent the whole body, so this bounds all of them together."""
@@ -47,6 +48,7 @@ class GenerationEndpoint:
         max_body_bytes: Larger bodies are refused with 413.
         keep_alive: When a silent stream gets a comment.
         debug: Who is told of times and workers; None: nobody.
+        keeps_sketches: The flight recorder wants the prompts' blocks.
     """
 
     def __init__(
@@ -56,12 +58,15 @@ class GenerationEndpoint:
         max_body_bytes: int,
         keep_alive: KeepAlive = KeepAlive(),  # noqa: B008 - frozen
         debug: DebugHeaders | None = None,
+        *,
+        keeps_sketches: bool = False,
     ) -> None:
         self._route = route
         self._router = router
         self._max_body_bytes = max_body_bytes
         self._keep_alive = keep_alive
         self._debug = debug
+        self._keeps_sketches = keeps_sketches
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one request."""
@@ -102,6 +107,8 @@ class GenerationEndpoint:
         facts = read_facts(self._route, document, body)
         notes.model = facts.model and facts.model[:MAX_LOGGED_MODEL_CHARS]
         notes.is_stream = facts.stream
+        if self._keeps_sketches:
+            notes.sketch = sketch(facts)
         if ticket is not None:
             ticket.count(facts.n, facts.batch or 1)
         if facts.n > 1 and facts.n * len(body) > MAX_FAN_OUT_BYTES:

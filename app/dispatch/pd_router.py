@@ -9,12 +9,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from app.clock import Clock
 from app.dispatch.blame import Blame
 from app.dispatch.client_rids import ClientRids
-from app.dispatch.headers import for_workers
+from app.dispatch.headers import for_workers, trace_metadata
 from app.dispatch.leg_tools import LegTools
 from app.dispatch.model_texts import ModelTexts
 from app.dispatch.reply import Prepared, RawHeaders, Reply
@@ -29,12 +29,14 @@ from app.observability.notes import Notes
 from app.protocol.bootstrap import mint_rid
 from app.protocol.facts import RequestFacts
 from app.protocol.wire_json import JsonObject
-from app.scheduling.prompt_sketch import sketch
 from app.scheduling.scheduler import Ask, Grant, Outcome
 from app.text.answer import Envelope
 from app.text.text_route import read_request
 from app.upstream.http1 import encode_lines
 from app.workers.worker import Engine
+
+if TYPE_CHECKING:
+    from app.observability.tracing import RequestTracing
 
 _NOTHING = nullcontext()
 
@@ -78,7 +80,7 @@ class PDRouter:
         total_s: Longest time for a request as a whole; ``None``: no limit.
         now_s: The clock of the deadlines.
         unix_s: The time of day, for the answers' ``created``.
-        keeps_sketches: The flight recorder wants the prompts' blocks.
+        tracing: Makes a span of each request; None: nobody does.
     """
 
     def __init__(
@@ -93,7 +95,7 @@ class PDRouter:
         total_s: float | None,
         now_s: Clock,
         unix_s: Clock,
-        keeps_sketches: bool = False,
+        tracing: RequestTracing | None = None,
     ) -> None:
         self._tools = tools
         self._token_tools = token_tools
@@ -105,7 +107,7 @@ class PDRouter:
         self._total_s = total_s
         self._now_s = now_s
         self._client_rids = ClientRids()
-        self._keeps_sketches = keeps_sketches
+        self._tracing = tracing
 
     async def prepare(
         self,
@@ -134,15 +136,17 @@ class PDRouter:
             InvalidRequest: A field is wrong or cannot be honoured.
             CapacityError: The tokenizer cannot be had, or too many texts wait for it.
         """
-        lines = encode_lines(for_workers(client_headers, request_id))
-        prepared = Prepared(facts, body, lines, notes or Notes())
+        notes = notes or Notes()
+        headers = for_workers(client_headers, request_id)
+        if self._tracing is not None:
+            headers = self._tracing.begin(notes, headers)
+        prepared = Prepared(facts, body, encode_lines(headers), notes)
         worker = self._texts.worker_of(facts.model)
         if worker is not None:
             served = await self._texts.get(facts.model, worker)
+            prepared.trace = trace_metadata(headers)
             prepared.text = await read_request(facts.route, document, served)
         prepared.notes.n_estimated = prepared.n_prompt_tokens
-        if self._keeps_sketches:
-            prepared.notes.sketch = sketch(facts)
         return prepared
 
     async def choose(self, prepared: Prepared, excluded: frozenset[str]) -> Grant:

@@ -23,6 +23,7 @@ class Prepared:
         header_lines: What both legs are sent, without credentials and framing.
         notes: What is noted of the request on its way.
         text: The request as tokens, where vLLM workers serve its model.
+        trace: Its trace context, for gRPC calls.
     """
 
     facts: RequestFacts
@@ -30,6 +31,7 @@ class Prepared:
     header_lines: HeaderLines
     notes: Notes = field(default_factory=Notes)
     text: TextRequest | None = None
+    trace: tuple[tuple[str, str], ...] = ()
 
     @property
     def n_prompt_tokens(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 from app.dispatch.reply import Prepared, Reply, once
 from app.dispatch.retry import Attempts
@@ -51,6 +52,8 @@ class TokenAttempt:
         n_slots = request.n_slots
         ids = [envelope.id] if n_slots == 1 else [f"{envelope.id}-{i}" for i in range(n_slots)]
         requests = [request.engine_request(slot, ids[slot]) for slot in range(n_slots)]
+        if prepared.trace:
+            requests = [replace(each, trace=prepared.trace) for each in requests]
         self._calls = [
             TokenCall(grant, each, tools, attempts, prepared.notes, is_alone=n_slots == 1)
             for each in requests

@@ -11,6 +11,8 @@ import time
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from opentelemetry.trace import Span
+
     from app.clock import Clock
     from app.errors import GatewayError
     from app.workers.worker import Worker
@@ -63,6 +65,7 @@ class Notes:
         cause: The error's sentence.
         detail: What only the log says beside it.
         reason: Why this pair, as the scheduler put it down.
+        trace: Its span, and the time of day less ``now_s``, where requests are traced.
         no_retry: Why a retry that was safe did not follow.
     """
 
@@ -99,6 +102,7 @@ class Notes:
         "route",
         "sketch",
         "status",
+        "trace",
     )
 
     def __init__(self, now_s: Clock = time.monotonic) -> None:
@@ -119,6 +123,7 @@ class Notes:
         self.model: str | None = None
         self.outcome: str | None = None
         self.reason: Reason | None = None
+        self.trace: tuple[Span, float] | None = None
         self.leg: str | None = None
         self.cause: str | None = None
         self.detail = self.no_retry = ""
