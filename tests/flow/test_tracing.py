@@ -156,7 +156,7 @@ async def test_otlp(stack: AsyncExitStack) -> None:
     prefill, decode = await stack.enter_async_context(sim_pair())
     collector = Collector()
     server = grpc.server(futures.ThreadPoolExecutor(2))
-    otlp_grpc.add_TraceServiceServicer_to_server(collector, server)
+    otlp_grpc.add_TraceServiceServicer_to_server(collector, server)  # type: ignore[no-untyped-call]
     port = server.add_insecure_port("127.0.0.1:0")
     await asyncio.to_thread(server.start)
     try:
