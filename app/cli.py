@@ -117,8 +117,7 @@ def _metavar(field: str, info: FieldInfo) -> str:
 
 def _help_line(field: str) -> str:
     knob = knob_of(field)
-    pending = "no effect in this version" if knob.is_pending else ""
-    parts = [part for part in (knob.unit, f"default {default_text(field)}", pending) if part]
+    parts = [part for part in (knob.unit, f"default {default_text(field)}") if part]
     return f"{knob.text} ({'; '.join(parts)}) [{env_name(field)}]".replace("%", "%%")
 
 

@@ -120,7 +120,9 @@ class ClientConnection(HttpToolsProtocol):
                 self.cut()
                 return
             state = running.scope["state"]
-            state["server_status"] = error.status
+            if "notes" in state:
+                state["notes"].status = error.status
+                state["notes"].fail(error)
             if "request_id" in state:
                 extra.append((b"x-request-id", state["request_id"].encode("ascii")))
             running.logger = _SILENT

@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 from app.api.parts import Clocks, Life
 from app.clock import Clock
@@ -22,11 +23,17 @@ from app.dispatch.retry_budget import RetryBudget
 from app.dispatch.token_leg import TokenTools
 from app.entrance import Entrance, build_entrance
 from app.gateway_discovery import PodDiscovery, build_discovery
+from app.gateway_metrics import GatewayMetrics
 from app.gateway_scheduling import build_scheduler
 from app.gateway_tls import worker_tls
+from app.gateway_tracing import build_tracing
+from app.observability.flight_recorder import FlightRecorder
+from app.observability.meters import Meters
+from app.observability.process_watch import ProcessWatch
 from app.scheduling.load_watch import LoadWatch
 from app.scheduling.lost_workers import LostWorkers
 from app.scheduling.pair_watch import PairWatch
+from app.scheduling.queue_scheduler import QueueScheduler
 from app.scheduling.running_policies import RunningPolicies
 from app.scheduling.scheduler import Scheduler
 from app.scheduling.solo import SoloCounts
@@ -39,6 +46,9 @@ from app.workers.health import HealthLoop
 from app.workers.probe_rules import ProbeRules
 from app.workers.registry import Registry
 from app.workers.url_guard import UrlGuard
+
+if TYPE_CHECKING:
+    from app.observability.tracing import RequestTracing
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +72,9 @@ class Gateway:
     solo_counts: SoloCounts
     entrance: Entrance
     aliases: Mapping[str, str]
+    metrics: GatewayMetrics
+    recorder: FlightRecorder
+    tracing: RequestTracing | None
     url_guard: UrlGuard
     discovery: PodDiscovery | None
 
@@ -128,7 +141,9 @@ def build_gateway(
         lease_s=settings.kv_lease_secs,
         limits=limits,
         now_s=now_s,
+        unix_s=unix_s,
     )
+    tracing = build_tracing(settings, unix_s)
     router = PDRouter(
         tools=tools,
         token_tools=token_tools,
@@ -140,10 +155,17 @@ def build_gateway(
         ),
         total_s=settings.total_timeout_secs,
         now_s=now_s,
-        unix_s=unix_s,
         aliases=dict(settings.model_alias),
+        tracing=tracing,
     )
     guard = UrlGuard(settings.worker_url_allow)
+    entrance = build_entrance(settings, now_s)
+    metrics = _metrics(settings, registry, counts, entrance, scheduler, now_s)
+    recorder = FlightRecorder(settings.recorder_mib * 1024 * 1024)
+    if settings.recorder_mib:
+        metrics.meters.listeners.append(recorder.add)
+    if tracing is not None:
+        metrics.meters.listeners.append(tracing.end)
     return Gateway(
         settings=settings,
         clocks=Clocks(now_s, unix_s),
@@ -160,10 +182,36 @@ def build_gateway(
         texts=texts,
         handoffs=counts,
         solo_counts=solo_counts,
-        entrance=build_entrance(settings, now_s),
+        entrance=entrance,
+        metrics=metrics,
+        recorder=recorder,
+        tracing=tracing,
         aliases=dict(settings.model_alias),
         url_guard=guard,
         discovery=build_discovery(settings, registry, drain, guard),
+    )
+
+
+def _metrics(
+    settings: Settings,
+    registry: Registry,
+    handoffs: HandoffCounts,
+    entrance: Entrance,
+    scheduler: Scheduler,
+    now_s: Clock,
+) -> GatewayMetrics:
+    queue = scheduler if isinstance(scheduler, QueueScheduler) else None
+    return GatewayMetrics(
+        registry,
+        Meters(lambda model: registry.snapshot().knows_model(model)),
+        ProcessWatch(now_s),
+        handoffs,
+        entrance.door,
+        queue.figures if queue is not None else None,
+        {
+            "prefill": "queue" if queue else settings.prefill_policy_name,
+            "decode": settings.decode_policy_name,
+        },
     )
 
 

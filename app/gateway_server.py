@@ -55,6 +55,7 @@ class GatewayServer(uvicorn.Server):
         settings: What the operator chose.
 
     Attributes:
+        metrics: The gateway's.
         forced_by: The second signal, if there was one.
 
     Raises:
@@ -66,6 +67,7 @@ class GatewayServer(uvicorn.Server):
         app = create_app(settings)
         gateway: Gateway = app.state.gateway
         self._life: Life = gateway.life
+        self.metrics = gateway.metrics
         self._settle_s = min(settings.shutdown_settle_secs, settings.shutdown_grace_period_secs / 2)
         self._grace_s = settings.shutdown_grace_period_secs
         self._handshake_s = settings.header_read_timeout_secs

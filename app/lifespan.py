@@ -7,6 +7,7 @@ import signal
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 from structlog.typing import FilteringBoundLogger
@@ -18,9 +19,14 @@ from app.middleware.key_file import KeyFile
 from app.observability.log import get_logger
 from app.settings import worker_specs
 
+if TYPE_CHECKING:
+    from app.observability.tracing import RequestTracing
+
 REAP_S = 3.0
 """Longest wait at the end for aborts that are on their way to engines."""
 RESTART_S = 1.0
+FLUSH_S = 2.0
+"""Longest wait for the collector of traces at the end."""
 
 
 @asynccontextmanager
@@ -32,11 +38,15 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         stack.push_async_callback(gateway.clients.aclose)
         stack.callback(gateway.texts.close)
         stack.callback(gateway.scheduler.close)
+        if gateway.tracing is not None:
+            stack.push_async_callback(_flush, gateway.tracing, log)
         loops = await stack.enter_async_context(asyncio.TaskGroup())
         for spec in worker_specs(gateway.settings):
             gateway.registry.add(spec)
         reaping = loops.create_task(_keep_running("leg reaper", gateway.reaper.run, log))
+        stack.enter_context(gateway.metrics.timing())
         others = [
+            loops.create_task(_keep_running("process watch", gateway.metrics.watch.run, log)),
             loops.create_task(_keep_running("health loop", gateway.health.run, log)),
             loops.create_task(_keep_running("drain", gateway.drain.run, log)),
         ]
@@ -75,6 +85,15 @@ def _wake_on_hangup(key_file: KeyFile, stack: AsyncExitStack) -> None:
 async def _follow(key_file: KeyFile) -> None:
     log = get_logger("keys")
     await _keep_running("key file", lambda: key_file.watch(log), log)
+
+
+async def _flush(tracing: RequestTracing, log: FilteringBoundLogger) -> None:
+    """Has the last spans sent; a collector that is away may not keep the process."""
+    try:
+        async with asyncio.timeout(FLUSH_S):
+            await asyncio.to_thread(tracing.close)
+    except TimeoutError:
+        log.warning("the last spans were not sent in time", waited_s=FLUSH_S)
 
 
 async def _keep_running(

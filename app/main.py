@@ -17,7 +17,9 @@ from app import __version__
 from app.api import (
     docs,
     engine_info,
+    flights,
     health,
+    metrics,
     models,
     not_offered,
     openapi,
@@ -26,17 +28,16 @@ from app.api import (
     tokenize,
     workers,
 )
+from app.api.debug_headers import DebugHeaders
 from app.api.generation import GenerationEndpoint
 from app.api.keep_alive import KeepAlive
-from app.entrance import Entrance
-from app.gateway import build_gateway
+from app.gateway import Gateway, build_gateway
 from app.lifespan import lifespan
 from app.middleware.access_log import AccessLogMiddleware
 from app.middleware.admission import AdmissionMiddleware
 from app.middleware.auth import AuthMiddleware
 from app.middleware.cors import CorsMiddleware
 from app.middleware.request_id import RequestIdMiddleware
-from app.middleware.route_reason import RouteReasonMiddleware
 from app.middleware.short_way import ShortWayMiddleware
 from app.observability.log import configure, get_logger, is_info_shown
 from app.protocol.routes import Route
@@ -94,14 +95,26 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     app.state.gateway = gateway
     keep_alive = KeepAlive(settings.sse_keepalive_secs, settings.sse_keepalive_early)
+    debug = DebugHeaders(
+        settings.debug_headers,
+        gateway.entrance.keys,
+        exposes_addresses=settings.expose_worker_addresses,
+    )
     endpoints = {
         route.value: GenerationEndpoint(
-            route, gateway.router, settings.max_payload_size, keep_alive
+            route,
+            gateway.router,
+            settings.max_payload_size,
+            keep_alive,
+            debug,
+            keeps_sketches=settings.recorder_mib > 0,
         )
         for route in Route
     }
     _add_routes(app, endpoints, settings.max_payload_size)
-    _add_layers(app, endpoints, settings, gateway.entrance)
+    if settings.metrics_on_main:
+        app.include_router(metrics.make_router(gateway.metrics.registry))
+    _add_layers(app, endpoints, settings, gateway)
     problem.install(app, exposes_addresses=settings.expose_worker_addresses)
     openapi.install(app, has_key=bool(gateway.entrance.keys))
     return app
@@ -116,7 +129,7 @@ def _add_routes(
         RawRoute(path, endpoint, methods=["POST"], include_in_schema=False)
         for path, endpoint in endpoints.items()
     ]
-    for part in (models, workers, policies, engine_info, health):
+    for part in (models, workers, policies, flights, engine_info, health):
         app.include_router(part.router)
     app.include_router(tokenize.make_router(max_body_bytes))
     docs.install(app)
@@ -127,15 +140,11 @@ def _add_layers(
     app: FastAPI,
     endpoints: Mapping[str, GenerationEndpoint],
     settings: Settings,
-    entrance: Entrance,
+    gateway: Gateway,
 ) -> None:
+    entrance = gateway.entrance
     # The last one added is the outermost.
     app.add_middleware(ShortWayMiddleware, endpoints=endpoints)
-    app.add_middleware(
-        RouteReasonMiddleware,
-        keys=entrance.keys,
-        exposes_addresses=settings.expose_worker_addresses,
-    )
     app.add_middleware(
         AdmissionMiddleware,
         door=entrance.door,
@@ -151,6 +160,7 @@ def _add_layers(
         log=get_logger("access"),
         is_shown=is_info_shown(settings.log_level),
         now_s=time.monotonic,
+        on_end=gateway.metrics.meters.request_ended,
     )
     app.add_middleware(RequestIdMiddleware)
     if settings.cors_allowed_origins:

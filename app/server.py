@@ -9,11 +9,14 @@ import asyncio
 import errno
 import signal
 import socket
+from contextlib import ExitStack
 from typing import Any
 
 import uvloop
 
 from app.gateway_server import LISTEN_BACKLOG, GatewayServer
+from app.metrics_listener import MetricsListener
+from app.observability.log import get_logger
 from app.settings import Settings, SettingsError, flag_name
 
 _ENDED_BY_SIGNAL = 128
@@ -26,13 +29,41 @@ def bind(settings: Settings) -> socket.socket:
     Raises:
         SettingsError: The port is taken, or the address is not one of this machine.
     """
-    host, port = settings.host, settings.port
+    return _bind(settings.host, settings.port, "host", "port")
+
+
+def bind_metrics(settings: Settings) -> socket.socket | None:
+    """Take the address of the metrics listener, if there is to be one.
+
+    A second gateway on a machine finds the default port taken and goes on without, so that
+    nobody has to turn it off; a port that was asked for has to be free.
+
+    Raises:
+        SettingsError: The port was set and is taken, or the address is not one of this machine.
+    """
+    port = settings.prometheus_port
+    if port is None:
+        return None
+    try:
+        return _bind(settings.prometheus_host, port, "prometheus_host", "prometheus_port")
+    except PortTaken:
+        if "prometheus_port" in settings.model_fields_set:
+            raise
+        return None
+
+
+class PortTaken(SettingsError):
+    """Somebody else listens there."""
+
+
+def _bind(host: str, port: int, host_field: str, port_field: str) -> socket.socket:
+    host_flag, port_flag = flag_name(host_field), flag_name(port_field)
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
     except OSError as exc:
-        raise SettingsError(f"{flag_name('host')} {host}: no such address ({exc}).") from None
+        raise SettingsError(f"{host_flag} {host}: no such address ({exc}).") from None
     listener = socket.socket(family, kind, protocol)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -45,12 +76,11 @@ def bind(settings: Settings) -> socket.socket:
     except OSError as exc:
         listener.close()
         if exc.errno == errno.EADDRINUSE:
-            raise SettingsError(
-                f"{flag_name('port')} {port}: the port is taken on {host}; choose another one."
+            raise PortTaken(
+                f"{port_flag} {port}: the port is taken on {host}; choose another one."
             ) from None
         raise SettingsError(
-            f"{flag_name('host')} {host} {flag_name('port')} {port}: "
-            f"cannot listen there ({exc.strerror})."
+            f"{host_flag} {host} {port_flag} {port}: cannot listen there ({exc.strerror})."
         ) from None
     return listener
 
@@ -65,8 +95,12 @@ def serve(settings: Settings) -> int:
     Raises:
         SettingsError: The address cannot be listened on.
     """
-    with bind(settings) as listener:
+    with bind(settings) as listener, ExitStack() as stack:
+        metrics_socket = bind_metrics(settings)
+        if metrics_socket is not None:
+            stack.enter_context(metrics_socket)
         server = GatewayServer(settings)
+        _show_metrics(settings, server, metrics_socket, stack)
 
         def leave(signum: int, frame: Any) -> None:
             # uvicorn raises the signal it was stopped by once more when it is done: by then
@@ -82,3 +116,14 @@ def serve(settings: Settings) -> int:
     if server.forced_by is not None:
         return _ENDED_BY_SIGNAL + server.forced_by
     return 0 if server.started else 3
+
+
+def _show_metrics(
+    settings: Settings, server: GatewayServer, bound: socket.socket | None, stack: ExitStack
+) -> None:
+    log = get_logger("metrics")
+    if bound is not None:
+        port = stack.enter_context(MetricsListener(bound, server.metrics)).port
+        log.info("metrics are served without a key", host=settings.prometheus_host, port=port)
+    elif settings.prometheus_port is not None:
+        log.warning("no metrics listener: its port is taken", port=settings.prometheus_port)

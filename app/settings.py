@@ -96,9 +96,6 @@ def load(
     from_file = _named_values({k: v for k, v in lines.items() if v is not None}, warn)
     names = {f: f"{env_name(f)} in {env_file}" for f in from_file}
     names |= {f: f"{env_name(f)}=" for f in from_env} | {f: flag_name(f) for f in flags}
-    for field, name in names.items():
-        if knob_of(field).is_pending:
-            warn(f"{name.rstrip('=')} has no effect in this version")
     sources = (_Texts(flags), _Texts(from_env), _Texts(from_file))
     try:
         return Settings(_build_sources=(sources, {}))

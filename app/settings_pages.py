@@ -82,8 +82,7 @@ def _row(field: str) -> str:
     knob = knob_of(field)
     metavar = f" {knob.metavar}" if " " in knob.metavar else ""
     flags = "<br>".join(f"`{flag}`" for flag in (flag_name(field) + metavar, *knob.aliases))
-    text = f"{knob.text} (no effect in this version)" if knob.is_pending else knob.text
-    row = [flags, f"`{env_name(field)}`", default_text(field), knob.unit, text]
+    row = [flags, f"`{env_name(field)}`", default_text(field), knob.unit, knob.text]
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |"
 
 

@@ -17,6 +17,7 @@ from app.settings_discovery import DiscoverySettings
 from app.settings_edge import EdgeSettings
 from app.settings_fleet import FleetSettings
 from app.settings_limits import LimitSettings
+from app.settings_observing import ObservingSettings
 from app.settings_policies import PolicySettings
 from app.settings_pools import PoolSettings
 from app.settings_scheduling import SchedulingSettings
@@ -51,6 +52,7 @@ class Settings(
     EdgeSettings,
     FleetSettings,
     LimitSettings,
+    ObservingSettings,
     PoolSettings,
     PolicySettings,
     SchedulingSettings,
@@ -197,16 +199,16 @@ class Settings(
     log_json: Annotated[bool, Knob(_OBSERVING, "Log one JSON object a line")] = False
     prometheus_host: Annotated[
         str,
-        Knob(_OBSERVING, "Address of the metrics listener", metavar="ADDRESS", is_pending=True),
+        Knob(_OBSERVING, "Address of the metrics listener", metavar="ADDRESS"),
     ] = Field("0.0.0.0", min_length=1)  # noqa: S104 - scraped from outside
     prometheus_port: Annotated[
         _Port | None,
         BeforeValidator(read_optional_port),
         Knob(
             _OBSERVING,
-            "Port of the metrics listener; none: no listener",
+            "Port of the metrics listener; none: no listener. Unless it is set here, a port in "
+            "use is no error",
             metavar="PORT",
-            is_pending=True,
         ),
     ] = 29000
 

@@ -31,7 +31,6 @@ class Knob:
         metavar: Placeholder of the value in ``--help``.
         name: Its name outside the code, if SMG's flag differs from the field's name.
         aliases: Further flags with the same meaning.
-        is_pending: It is read and checked, and nothing uses it in this version.
     """
 
     group: str
@@ -40,7 +39,6 @@ class Knob:
     metavar: str = ""
     name: str = ""
     aliases: tuple[str, ...] = ()
-    is_pending: bool = False
 
 
 @dataclass(frozen=True, slots=True)

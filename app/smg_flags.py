@@ -12,7 +12,7 @@ from __future__ import annotations
 _NO_VALUE = """
 control-plane-audit-enabled disable-load-monitoring
 disable-tokenizer-autoload disable-worker-overload-protection
-dp-minimum-tokens-scheduler enable-igw enable-mesh enable-rl enable-trace enable-wasm
+dp-minimum-tokens-scheduler enable-igw enable-mesh enable-rl enable-wasm
 epd-disaggregation log-mm-timing mm-allow-private-media-hosts mm-pixel-rdma
 oracle-external-auth priority-scheduler-enabled routing-key-override
 sticky-sessions tenant-rate-limit-enabled tokenizer-cache-enable-l0 tokenizer-cache-enable-l1
@@ -35,7 +35,7 @@ mesh-tls-key mm-allowed-media-domains mm-per-request-image-limit mm-pixel-cache-
 model multimodal-max-inflight-bytes multimodal-shm-min-bytes
 multimodal-tensor-transport oracle-connect-descriptor oracle-password oracle-pool-max
 oracle-pool-min oracle-pool-timeout-secs oracle-tns-alias oracle-username oracle-wallet-path
-otlp-traces-endpoint overlap-decay parser pd-admission-wait-secs postgres-db-url
+overlap-decay parser pd-admission-wait-secs postgres-db-url
 postgres-op-timeout-secs postgres-pool-max power-of-two-load-metric
 prefill-max-inflight-requests-per-worker
 priority-scheduler-config priority-scheduler-default-max-class

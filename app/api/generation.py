@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import asyncio
 from traceback import clear_frames
+from typing import Any
 
 from starlette.types import Receive, Scope, Send
 
+from app.api.debug_headers import DebugHeaders, Headers
 from app.api.keep_alive import KeepAlive
 from app.api.leaving import leaving
 from app.api.problem import send_problem
@@ -27,9 +29,11 @@ from app.errors import (
     drop_frames,
 )
 from app.middleware.door import Ticket
+from app.observability.notes import CLIENT_GONE, CLIENT_STALLED, Notes
 from app.protocol.facts import parse_object, read_facts
 from app.protocol.routes import Route
 from app.protocol.routing_key import routing_key
+from app.scheduling.prompt_sketch import sketch
 
 MAX_FAN_OUT_BYTES = 64 * 1024 * 1024
 """Every choice of a request is sent the whole body, so this bounds all of them together."""
@@ -44,6 +48,8 @@ class GenerationEndpoint:
         router: Chooses pairs and opens legs.
         max_body_bytes: Larger bodies are refused with 413.
         keep_alive: When a silent stream gets a comment.
+        debug: Who is told of times and workers; None: nobody.
+        keeps_sketches: The flight recorder wants the prompts' blocks.
     """
 
     def __init__(
@@ -52,48 +58,58 @@ class GenerationEndpoint:
         router: PDRouter,
         max_body_bytes: int,
         keep_alive: KeepAlive = KeepAlive(),  # noqa: B008 - frozen
+        debug: DebugHeaders | None = None,
+        *,
+        keeps_sketches: bool = False,
     ) -> None:
         self._route = route
         self._router = router
         self._max_body_bytes = max_body_bytes
         self._keep_alive = keep_alive
+        self._debug = debug
+        self._keeps_sketches = keeps_sketches
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one request."""
+        state = scope.get("state", {})
+        ticket: Ticket | None = state.get("ticket")
+        notes = _notes_of(state, self._route)
         try:
-            state = scope.get("state", {})
-            ticket: Ticket | None = state.get("ticket")
-            prepared = await self._prepare(scope, receive, state.get("request_id", ""), ticket)
+            prepared = await self._prepare(scope, receive, notes, ticket)
         except ClientGone:
+            # Unless the server has answered in our place.
+            notes.outcome = notes.outcome or CLIENT_GONE
             return
         except GatewayError as error:
+            notes.fail(error)
             await send_problem(scope, send, error)
             return
-        facts = prepared.facts
-        model = facts.model and facts.model[:MAX_LOGGED_MODEL_CHARS]
-        prepared.notes.update(model=model, stream=facts.stream)
-        state["log"] = prepared.notes
-        relay = Relay(send, self._keep_alive)
+        relay = Relay(send, self._keep_alive, notes)
         try:
             async with asyncio.TaskGroup() as request:
                 with leaving(state, receive, request):
                     await self._answer(prepared, request, relay, scope, send, ticket)
         except* ClientGone as gone:
             is_stalled = gone.subgroup(ClientStalled) is not None
-            prepared.notes["outcome"] = "client_stalled" if is_stalled else "client_gone"
+            notes.outcome = CLIENT_STALLED if is_stalled else CLIENT_GONE
             # All tasks of the request are through. The frames hold the group and it them, see
             # ``drop_frames``.
             clear_frames(gone.__traceback__)
         except* ShuttingDown as ending:
-            await _fail(_first(ending), prepared, relay, scope, send)
+            await self._fail(_first(ending), prepared, relay, scope, send)
 
     async def _prepare(
-        self, scope: Scope, receive: Receive, request_id: str, ticket: Ticket | None
+        self, scope: Scope, receive: Receive, notes: Notes, ticket: Ticket | None
     ) -> Prepared:
         """Reads and parses the body, once; the parsed one is not kept for the request's life."""
         body = await read_body(scope, receive, self._max_body_bytes)
+        notes.read_s = notes.now_s()
         document = parse_object(body)
         facts = read_facts(self._route, document, body, routing_key(scope["headers"]))
+        notes.model = facts.model and facts.model[:MAX_LOGGED_MODEL_CHARS]
+        notes.is_stream = facts.stream
+        if self._keeps_sketches:
+            notes.sketch = sketch(facts)
         if ticket is not None:
             ticket.count(facts.n, facts.batch or 1)
         if facts.n > 1 and facts.n * len(body) > MAX_FAN_OUT_BYTES:
@@ -102,7 +118,10 @@ class GenerationEndpoint:
                 "every choice is sent it whole.",
                 param="n",
             )
-        return await self._router.prepare(facts, document, body, scope["headers"], request_id)
+        request_id = scope.get("state", {}).get("request_id", "")
+        return await self._router.prepare(
+            facts, document, body, scope["headers"], request_id, notes
+        )
 
     async def _answer(
         self,
@@ -122,28 +141,40 @@ class GenerationEndpoint:
                     prepared.body = b""
                     if ticket is not None:
                         ticket.drop_body()
+                reply.headers += self._debug_headers(scope, prepared.notes)
                 await relay.run(reply, request)
         except GatewayError as error:
-            await _fail(error, prepared, relay, scope, send)
+            await self._fail(error, prepared, relay, scope, send)
         finally:
             relay.hush()
+
+    async def _fail(
+        self, error: GatewayError, prepared: Prepared, relay: Relay, scope: Scope, send: Send
+    ) -> None:
+        prepared.notes.fail(error)
+        relay.hush()
+        if relay.has_started:
+            await relay.fail(error)
+        else:
+            extra = self._debug_headers(scope, prepared.notes)
+            await send_problem(scope, send, error, extra_headers=extra)
+        drop_frames(error)
+
+    def _debug_headers(self, scope: Scope, notes: Notes) -> Headers:
+        debug = self._debug
+        return debug.of(notes) if debug is not None and debug.are_due(scope) else []
+
+
+def _notes_of(state: dict[str, Any], route: Route) -> Notes:
+    """What is noted of the request; without the access log's layer nobody will read it."""
+    notes: Notes = state.get("notes") or Notes()
+    notes.route = route.value
+    return notes
 
 
 def _first(group: BaseExceptionGroup[ShuttingDown]) -> ShuttingDown:
     first = group.exceptions[0]
     return _first(first) if isinstance(first, BaseExceptionGroup) else first
-
-
-async def _fail(
-    error: GatewayError, prepared: Prepared, relay: Relay, scope: Scope, send: Send
-) -> None:
-    prepared.notes.update(outcome=error.code, leg=error.leg, cause=error.message)
-    relay.hush()
-    if relay.has_started:
-        await relay.fail(error)
-    else:
-        await send_problem(scope, send, error)
-    drop_frames(error)
 
 
 async def read_body(scope: Scope, receive: Receive, max_body_bytes: int) -> bytes:

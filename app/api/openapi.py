@@ -114,6 +114,7 @@ def build(app: FastAPI, *, has_key: bool) -> dict[str, Any]:
             {"name": "models"},
             {"name": "workers", "description": "The registry"},
             {"name": "policies", "description": "How workers are chosen"},
+            {"name": "flights", "description": "The flight recorder"},
             {"name": "engines", "description": "Passed on to the engines"},
             {"name": "health"},
         ],

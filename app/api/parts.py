@@ -15,6 +15,7 @@ from fastapi import Depends, Request
 from app.clock import Clock
 from app.dispatch.handoff_counts import HandoffCounts
 from app.dispatch.model_texts import ModelTexts
+from app.observability.flight_recorder import FlightRecorder
 from app.scheduling.running_policies import RunningPolicies
 from app.scheduling.solo import SoloCounts
 from app.upstream.clients import WorkerClients
@@ -89,6 +90,10 @@ class Parts(Protocol):
     @property
     def decodes_alone(self) -> bool:
         """Decode workers that can do so serve where no prefill worker can be used."""
+
+    @property
+    def recorder(self) -> FlightRecorder:
+        """The last requests."""
 
     @property
     def url_guard(self) -> UrlGuard:

@@ -24,6 +24,7 @@ from app.errors import (
     UnknownRoute,
     WorkerError,
 )
+from app.observability.notes import Notes
 from app.protocol.problem import error_body
 
 RawHeader = tuple[bytes, bytes]
@@ -129,8 +130,10 @@ def install(app: FastAPI, *, exposes_addresses: bool = False) -> None:
     async def on_gateway_error(request: Request, exc: Exception) -> Response:
         error = cast("GatewayError", exc)
         if isinstance(error, WorkerError):
-            notes = request.scope.setdefault("state", {}).setdefault("log", {})
-            notes.update(outcome=error.code, cause=error.message, detail=error.detail)
+            notes: Notes | None = request.scope.get("state", {}).get("notes")
+            if notes is not None:
+                notes.fail(error)
+                notes.detail = error.detail
             if exposes_addresses:
                 error.message = error.with_detail()
         return problem_response(error)

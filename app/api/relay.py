@@ -13,6 +13,8 @@ from starlette.types import Send
 from app.api.keep_alive import COMMENT, KeepAlive, Silence
 from app.dispatch.reply import Reply
 from app.errors import GatewayError
+from app.observability.notes import Notes
+from app.observability.token_counts import note_stream
 from app.protocol.problem import error_event
 from app.protocol.sse import ends_with_done
 
@@ -22,6 +24,11 @@ _STREAM_HEADERS = [(b"content-type", EVENT_STREAM), (b"cache-control", b"no-cach
 
 class Relay:
     """One answer on its way to one client.
+
+    Args:
+        send: To the client.
+        keep_alive: When a silent stream gets a comment.
+        notes: Told when the first and the last event went out, and of the tokens.
 
     Attributes:
         has_started: The response head was sent.
@@ -33,14 +40,16 @@ class Relay:
         "_is_done",
         "_is_stream",
         "_keep_alive",
+        "_notes",
         "_send",
         "_silence",
         "has_started",
         "n_bytes",
     )
 
-    def __init__(self, send: Send, keep_alive: KeepAlive) -> None:
+    def __init__(self, send: Send, keep_alive: KeepAlive, notes: Notes) -> None:
         self._send = send
+        self._notes = notes
         self._keep_alive = keep_alive
         self._silence: Silence | None = None
         self._is_stream = False
@@ -58,13 +67,15 @@ class Relay:
         if not reply.is_stream:
             async for body in reply.chunks:
                 length = (b"content-length", b"%d" % len(body))
+                self._notes.first_s = self._notes.now_s()
                 await self._start(reply.status, [*reply.headers, length])
                 await self._end(body)
+                self._notes.last_s = self._notes.now_s()
             return
         headers = [pair for pair in reply.headers if pair[0] != b"content-type"]
         headers += _STREAM_HEADERS
         self._is_stream = True
-        sent = b""
+        n_pieces, before, last = 0, b"", b""
         try:
             async for events in reply.chunks:
                 if not self.has_started:
@@ -72,11 +83,15 @@ class Relay:
                     self.hush()
                     await self._start(reply.status, headers)
                     self.watch(request)
+                if not n_pieces:
+                    self._notes.first_s = self._notes.now_s()
+                n_pieces += 1
                 self.n_bytes += len(events)
                 await self._send({"type": "http.response.body", "body": events, "more_body": True})
-                sent = events
+                before, last = last, events
         finally:
-            self._is_done = ends_with_done(sent)
+            self._is_done = ends_with_done(last)
+            note_stream(self._notes, n_pieces, self.n_bytes, before, last)
         self.hush()
         await self._end(b"")
 

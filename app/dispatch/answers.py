@@ -13,6 +13,8 @@ from app.dispatch.reply import Prepared
 from app.dispatch.sglang import SglangCall
 from app.dispatch.sglang_answer import SglangAnswer
 from app.errors import Leg, LegBroken
+from app.observability.notes import Notes
+from app.observability.token_counts import note_answer
 from app.protocol.logprob_merge import LogprobMerger, merge_prompt_logprobs
 from app.protocol.reply_faults import fault_in_body
 from app.protocol.sse import DONE_DATA, EventSplitter, data_of, encode
@@ -20,8 +22,8 @@ from app.protocol.usage import cached_from_prefill, patch_event, patch_whole
 from app.workers.worker import Worker
 
 
-def check_whole(body: bytes, leg: Leg | None, worker: Worker) -> None:
-    """Checks a plain answer.
+def check_whole(body: bytes, leg: Leg | None, worker: Worker, notes: Notes) -> None:
+    """Checks a plain answer and notes its tokens.
 
     Raises:
         WorkerError: It is not JSON, or the generation was aborted.
@@ -29,6 +31,7 @@ def check_whole(body: bytes, leg: Leg | None, worker: Worker) -> None:
     parsed = leg_failures.parse_json(body, leg, worker)
     if (fault := fault_in_body(parsed)) is not None:
         raise leg_failures.from_fault(fault, leg, worker)
+    note_answer(notes, parsed)
 
 
 async def whole_body(call: SglangCall, first: bytes, prepared: Prepared, decode: Worker) -> bytes:
@@ -37,7 +40,7 @@ async def whole_body(call: SglangCall, first: bytes, prepared: Prepared, decode:
     Raises:
         WorkerError: The body is not JSON, the generation was aborted, or prefill failed.
     """
-    check_whole(first, "decode", decode)
+    check_whole(first, "decode", decode, prepared.notes)
     if prepared.facts.wants_prompt_logprobs:
         return _merged(first, await call.wait_for_prefill())
     if call.prefill_body is not None and b'"cached_tokens":' in call.prefill_body:

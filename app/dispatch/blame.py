@@ -161,6 +161,7 @@ class Blame:
             backoff_s = min(error.retry_after_s or CAPACITY_BACKOFF_S, MAX_CAPACITY_BACKOFF_S)
             worker.back_off(self._now_s() + backoff_s)
         if charge.is_failure:
+            worker.n_charged += 1
             worker.breaker.record_failure(trial)
 
 

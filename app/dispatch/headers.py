@@ -16,6 +16,7 @@ TO_WORKER = frozenset(
         b"x-smg-routing-key",
     }
 )
+TRACE = frozenset({b"traceparent", b"tracestate"})
 TO_CLIENT = frozenset({b"content-type", b"retry-after"})
 
 
@@ -26,6 +27,15 @@ def for_workers(client_headers: RawHeaders, request_id: str) -> list[tuple[bytes
     if request_id:
         headers.append((b"x-request-id", request_id.encode("ascii")))
     return headers
+
+
+def trace_metadata(headers: RawHeaders) -> tuple[tuple[str, str], ...]:
+    """Returns the trace context among the headers of a leg, as gRPC takes it."""
+    return tuple(
+        (name.decode(), value.decode("ascii"))
+        for name, value in headers
+        if name in TRACE and value.isascii()
+    )
 
 
 def for_client(worker_headers: RawHeaders) -> list[tuple[bytes, bytes]]:

@@ -10,12 +10,13 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from app.clock import Clock
 from app.dispatch.attempt import Attempt
 from app.dispatch.blame import Blame
 from app.dispatch.client_rids import ClientRids
-from app.dispatch.headers import for_workers
+from app.dispatch.headers import for_workers, trace_metadata
 from app.dispatch.leg_tools import LegTools
 from app.dispatch.model_texts import ModelTexts
 from app.dispatch.reply import Prepared, RawHeaders, Reply
@@ -27,6 +28,7 @@ from app.dispatch.token_attempt import TokenAttempt
 from app.dispatch.token_leg import TokenTools
 from app.dispatch.total_limit import within
 from app.errors import CapacityError, NoPairAvailable, WorkerError
+from app.observability.notes import Notes
 from app.protocol.bootstrap import mint_rid
 from app.protocol.facts import RequestFacts
 from app.protocol.wire_json import JsonObject
@@ -36,6 +38,9 @@ from app.text.answer import Envelope
 from app.text.text_route import read_request
 from app.upstream.http1 import encode_lines
 from app.workers.worker import Engine
+
+if TYPE_CHECKING:
+    from app.observability.tracing import RequestTracing
 
 _NOTHING = nullcontext()
 
@@ -52,8 +57,8 @@ class PDRouter:
         budget: Bounds what all retries together may cost.
         total_s: Longest time for a request as a whole; ``None``: no limit.
         now_s: The clock of the deadlines.
-        unix_s: The time of day, for the answers' ``created``.
         aliases: Models by their further names.
+        tracing: Makes a span of each request; None: nobody does.
     """
 
     def __init__(
@@ -67,13 +72,12 @@ class PDRouter:
         budget: RetryBudget,
         total_s: float | None,
         now_s: Clock,
-        unix_s: Clock,
         aliases: Mapping[str, str],
+        tracing: RequestTracing | None = None,
     ) -> None:
         self._tools = tools
         self._token_tools = token_tools
         self._texts = texts
-        self._unix_s = unix_s
         self._blame = blame
         self._rules = rules
         self._budget = budget
@@ -81,6 +85,7 @@ class PDRouter:
         self._now_s = now_s
         self._aliases = aliases
         self._client_rids = ClientRids()
+        self._tracing = tracing
 
     async def prepare(
         self,
@@ -89,6 +94,7 @@ class PDRouter:
         body: bytes,
         client_headers: RawHeaders,
         request_id: str,
+        notes: Notes | None = None,
     ) -> Prepared:
         """Makes a request ready for any pair.
 
@@ -102,6 +108,7 @@ class PDRouter:
             body: The client's own bytes.
             client_headers: What the client sent.
             request_id: For the workers' logs.
+            notes: What is noted of it; a new one if left out.
 
         Raises:
             InvalidRequest: A field is wrong or cannot be honoured.
@@ -112,11 +119,17 @@ class PDRouter:
             # Workers are looked for under the model's own name. The body keeps the client's: SGLang
             # takes any, and repeats it in its answer (0.5.23).
             facts = replace(facts, model=self._aliases[name])
-        prepared = Prepared(facts, body, encode_lines(for_workers(client_headers, request_id)))
+        notes = notes or Notes()
+        headers = for_workers(client_headers, request_id)
+        if self._tracing is not None:
+            headers = self._tracing.begin(notes, headers)
+        prepared = Prepared(facts, body, encode_lines(headers), notes)
         worker = self._texts.worker_of(facts.model)
         if worker is not None:
             served = await self._texts.get(facts.model, worker)
+            prepared.trace = trace_metadata(headers)
             prepared.text = await read_request(facts.route, document, served)
+        prepared.notes.n_estimated = prepared.n_prompt_tokens
         return prepared
 
     async def choose(self, prepared: Prepared, excluded: frozenset[str]) -> Grant | SoloGrant:
@@ -181,7 +194,7 @@ class PDRouter:
                         error.n_attempts = attempts.n_started
                         raise
                     reply.headers.append(attempts.header)
-                    prepared.notes["reason"] = grant.reason
+                    prepared.notes.reason = grant.reason
                     try:
                         yield reply
                     except WorkerError as error:
@@ -197,7 +210,7 @@ class PDRouter:
                     )
                     return
                 finally:
-                    prepared.notes["reason"] = grant.reason
+                    prepared.notes.reason = grant.reason
                     attempts.end()
                     if reply is not None and reply.close is not None:
                         reply.close()
@@ -216,14 +229,15 @@ class PDRouter:
         """Ends the legs at once, then finds out whose failure it was."""
         attempt.finish(is_ok=False)
         settled = await self._blame.settle(error, _of(grant), prepared.body)
-        settled.n_attempts = prepared.notes["attempts"] = attempts.n_started
+        settled.n_attempts = prepared.notes.n_attempts = attempts.n_started
         if settled.detail:
-            prepared.notes["detail"] = settled.detail
+            prepared.notes.detail = settled.detail
         return settled
 
     async def _choose_next(self, prepared: Prepared, attempts: Attempts) -> Grant | SoloGrant:
         if attempts.delay_s:
             await asyncio.sleep(attempts.delay_s)
+        prepared.notes.begin_attempt()
         try:
             grant = await self.choose(prepared, attempts.tried)
         except NoPairAvailable:
@@ -232,18 +246,12 @@ class PDRouter:
             raise attempts.last_error from None
         attempts.begin()
         notes = prepared.notes
-        if attempts.n_started > 1:
-            # What served before may have been of the other kind.
-            for name in ("prefill", "decode", "worker", "alone"):
-                notes.pop(name, None)
+        notes.reason = grant.reason
         if isinstance(grant, SoloGrant):
-            solo = grant.solo
-            notes.update(worker=solo.worker.spec.url, alone=solo.why, attempts=attempts.n_started)
+            notes.grant_alone(grant.solo.worker, grant.solo.why, attempts.n_started)
             return grant
         pair = grant.pair
-        notes.update(
-            prefill=pair.prefill.spec.url, decode=pair.decode.spec.url, attempts=attempts.n_started
-        )
+        notes.grant(pair.prefill, pair.decode, attempts.n_started)
         return grant
 
     def _attempt(self, grant: Grant | SoloGrant, prepared: Prepared, attempts: Attempts) -> Attempt:
@@ -254,7 +262,7 @@ class PDRouter:
         elif grant.pair.prefill.spec.engine is Engine.SGLANG:
             return SglangAttempt(grant, prepared, self._tools, is_first=is_first)
         # A new id each time: what an earlier attempt left at an engine may still be alive.
-        envelope = Envelope(mint_rid(prepared.facts.route), int(self._unix_s()))
+        envelope = Envelope(mint_rid(prepared.facts.route), int(self._token_tools.unix_s()))
         return TokenAttempt(grant, prepared, envelope, self._token_tools, attempts)
 
 
@@ -272,5 +280,5 @@ def _may_follow(
     if attempts.may_follow(error, _of(grant), has_prefilled=attempt.has_prefilled):
         return True
     if attempts.refusal:
-        prepared.notes["no_retry"] = attempts.refusal
+        prepared.notes.no_retry = attempts.refusal
     return False

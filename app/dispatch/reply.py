@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
+from app.observability.notes import Notes
 from app.protocol.facts import RequestFacts
 from app.text.text_request import TextRequest
 from app.upstream.http1 import HeaderLines
@@ -21,15 +21,17 @@ class Prepared:
         facts: What the gateway read from the body.
         body: The client's own bytes.
         header_lines: What both legs are sent, without credentials and framing.
-        notes: What the access log says of the request at its end; filled on the way.
+        notes: What is noted of the request on its way.
         text: The request as tokens, where vLLM workers serve its model.
+        trace: Its trace context, for gRPC calls.
     """
 
     facts: RequestFacts
     body: bytes
     header_lines: HeaderLines
-    notes: dict[str, Any] = field(default_factory=dict)
+    notes: Notes = field(default_factory=Notes)
     text: TextRequest | None = None
+    trace: tuple[tuple[str, str], ...] = ()
 
     @property
     def n_prompt_tokens(self) -> int:

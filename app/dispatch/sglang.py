@@ -16,6 +16,7 @@ from app.dispatch.leg_tools import LegTools
 from app.dispatch.reply import Prepared
 from app.dispatch.sglang_answer import MAX_REPLY_BYTES, SglangAnswer, exchange
 from app.errors import Leg, LegRejected, WorkerError
+from app.observability.token_counts import note_prompt
 from app.protocol.peer_blame import is_peer_death
 from app.protocol.reply_faults import fault_in_body
 from app.scheduling.scheduler import Grant
@@ -40,6 +41,7 @@ class SglangCall(SglangAnswer):
     def __init__(
         self, grant: Grant, prepared: Prepared, patch: bytes, tools: LegTools, *, keep_rid: bool
     ) -> None:
+        self._notes = prepared.notes
         pair = grant.pair
         prefill_body, decode_body, self._rids = leg_bodies(
             pair, prepared, patch, keep_rid=keep_rid, dp_aware=tools.dp_aware
@@ -104,6 +106,7 @@ class SglangCall(SglangAnswer):
             WorkerError: A leg failed before anything was worth relaying.
         """
         await self.connect()
+        self._notes.send_both()
         following = self._follow_prefill()
         try:
             self._follower = legs.create_task(following)
@@ -123,6 +126,7 @@ class SglangCall(SglangAnswer):
                     # Decode only reports it; prefill's own word, if any, is on its way.
                     await self._hold()
             raise
+        self._notes.end_prefill()
         self._has_spoken = self._may_have_prefilled = True
         self._is_proven = self._facts.batch is None
         if self._facts.stream:
@@ -179,6 +183,8 @@ class SglangCall(SglangAnswer):
             if (fault := fault_in_body(parsed)) is not None:
                 raise leg_failures.from_fault(fault, "prefill", worker)
             self.prefill_body = body
+            self._notes.end_prefill()
+            note_prompt(self._notes, parsed)
             if self._facts.stream and not self._has_spoken:
                 self._answer.limit(self._tools.limits.first_token_s, is_total=True)
         except UpstreamError as failure:

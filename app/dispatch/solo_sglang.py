@@ -48,6 +48,7 @@ class SoloSglangAttempt(SglangAnswer):
         wait_s = math.inf if facts.stream else limits.whole_s
         answer = exchange(solo.worker, prepared, body, wait_s, tools)
         super().__init__(prepared, solo.worker, solo.leg, answer, tools)
+        self._notes = prepared.notes
         if facts.stream:
             answer.limit(limits.prefill_s + limits.first_token_s, is_total=True)
         self._has_spoken = False
@@ -71,13 +72,15 @@ class SoloSglangAttempt(SglangAnswer):
         del legs
         try:
             await self._answer.connect()
+            self._notes.send_both()
             first = await self._first_of_answer()
         except UpstreamError as failure:
             raise self._answer_failed(failure) from failure
         self._has_spoken = True
+        self._notes.end_prefill()
         headers = for_client(self.head_headers)
         if not self._facts.stream:
-            check_whole(first, self._leg, self._answerer)
+            check_whole(first, self._leg, self._answerer, self._notes)
             return Reply(200, headers, once(first), is_stream=False)
         self._answer.limit(self._tools.limits.gap_s, is_total=False)
         return Reply(200, headers, EventStream(self, first), is_stream=True)

@@ -8,6 +8,7 @@ from functools import partial
 
 from app.dispatch.token_answer import TokenAnswer
 from app.dispatch.token_leg import Frames, TokenLeg, TokenTools
+from app.observability.notes import Notes
 from app.protocol.engine import EngineRequest
 from app.scheduling.solo import SoloGrant
 
@@ -19,13 +20,17 @@ class SoloTokenCall(TokenAnswer):
         grant: The worker and its lease; the caller gives it back.
         request: What it is to do.
         tools: The surroundings.
+        notes: What is noted of the request.
     """
 
     has_asked_prefill = False
     has_prefilled = False
 
-    def __init__(self, grant: SoloGrant, request: EngineRequest, tools: TokenTools) -> None:
+    def __init__(
+        self, grant: SoloGrant, request: EngineRequest, tools: TokenTools, notes: Notes
+    ) -> None:
         super().__init__()
+        self._notes = notes
         solo, limits = grant.solo, tools.limits
         rank = solo.rank if solo.worker.info.dp_size > 1 else None
         wait_s = limits.prefill_s + limits.first_token_s if request.stream else limits.whole_s
@@ -52,12 +57,14 @@ class SoloTokenCall(TokenAnswer):
         """
         leg = self._answer = self._leg
         await leg.connect()
+        self._notes.send_both()
         # An engine is told to end what has not spoken yet, so its call outlives the request.
         opening = self._opening = self._tools.reaper.adopt(leg.open())
         await asyncio.wait({opening})
         result = opening.result()
         if isinstance(result, Exception):
             raise result
+        self._notes.end_prefill()
         return result
 
     def finish(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 from app.dispatch.reply import Prepared, Reply, once
 from app.dispatch.retry import Attempts
@@ -15,7 +16,7 @@ from app.errors import Leg, NoPairAvailable, WorkerError
 from app.scheduling.scheduler import Grant
 from app.scheduling.solo import SoloGrant
 from app.text.answer import Envelope
-from app.text.text_route import open_stream, open_whole
+from app.text.text_route import Counted, open_stream, open_whole
 
 _JSON = (b"content-type", b"application/json")
 
@@ -48,13 +49,17 @@ class TokenAttempt:
         self._envelope = envelope
         self._grant = grant
         self._scheduler = tools.scheduler
+        self._notes = prepared.notes
+        self._answer: Counted | None = None
         n_slots = request.n_slots
         ids = [envelope.id] if n_slots == 1 else [f"{envelope.id}-{i}" for i in range(n_slots)]
         requests = [request.engine_request(slot, ids[slot]) for slot in range(n_slots)]
+        if prepared.trace:
+            requests = [replace(each, trace=prepared.trace) for each in requests]
         self._calls: list[TokenCall | SoloTokenCall] = [
-            TokenCall(grant, each, tools, attempts, is_alone=n_slots == 1)
+            TokenCall(grant, each, tools, attempts, prepared.notes, is_alone=n_slots == 1)
             if isinstance(grant, Grant)
-            else SoloTokenCall(grant, each, tools)
+            else SoloTokenCall(grant, each, tools, prepared.notes)
             for each in requests
         ]
 
@@ -98,12 +103,12 @@ class TokenAttempt:
         if isinstance(self._grant, Grant):
             self._scheduler.prefill_ended(self._grant)
         if not request.stream:
-            whole = open_whole(request, self._envelope)
+            whole = self._answer = open_whole(request, self._envelope)
             await together(
                 len(calls), lambda slot: feed_to_end(whole, slot, calls[slot], firsts[slot])
             )
             return Reply(200, [_JSON], once(whole.body()), is_stream=False)
-        stream = open_stream(request, self._envelope)
+        stream = self._answer = open_stream(request, self._envelope)
         if len(calls) == 1:
             return Reply(200, [], TokenStream(calls[0], firsts[0], stream), is_stream=True)
         merged = MergedTokenStream(calls, firsts, stream, legs)
@@ -121,3 +126,8 @@ class TokenAttempt:
         del is_ok
         for call in self._calls:
             call.finish()
+        if self._answer is not None:
+            count = self._answer.count
+            notes = self._notes
+            notes.n_prompt, notes.n_cached = count.n_prompt, count.n_cached
+            notes.n_completion = count.n_completion

@@ -20,6 +20,7 @@ from app.dispatch.token_handoff import HeldHandoff
 from app.dispatch.token_leg import Frames, TokenLeg, TokenTools, refresh
 from app.dispatch.token_legs import TokenLegs
 from app.errors import NoPairAvailable, WorkerError
+from app.observability.notes import Notes
 from app.protocol.engine import Complete, EngineRequest
 from app.scheduling.scheduler import Grant
 
@@ -35,6 +36,7 @@ class TokenCall(TokenAnswer):
         request: What decode is to do, without a handoff.
         tools: The surroundings.
         attempts: Those of the whole request.
+        notes: What is noted of the request.
         is_alone: The only call of its grant, which may then get another decode worker.
     """
 
@@ -44,6 +46,7 @@ class TokenCall(TokenAnswer):
         request: EngineRequest,
         tools: TokenTools,
         attempts: Attempts,
+        notes: Notes,
         *,
         is_alone: bool,
     ) -> None:
@@ -52,6 +55,7 @@ class TokenCall(TokenAnswer):
         self._request = request
         self._tools = tools
         self._attempts = attempts
+        self._notes = notes
         self._is_alone = is_alone
         self._legs = TokenLegs(grant, request, tools)
         self._prefill: TokenLeg | None = None
@@ -140,11 +144,13 @@ class TokenCall(TokenAnswer):
             self._prefill.cancel()
         leg = self._prefill = self._legs.prefill()
         await leg.connect()
+        self._notes.send_prefill()
         running = self._prefilling = self._tools.reaper.adopt(leg.run())
         await asyncio.wait({running})
         complete, self._prefilling = running.result(), None
         if isinstance(complete, Exception):
             raise complete
+        self._notes.end_prefill()
         self.n_cached_by_prefill = complete.n_cached_tokens
         self._held.take(self._legs.plan, complete)
         self._end_prefill()
@@ -193,6 +199,7 @@ class TokenCall(TokenAnswer):
         return leg
 
     async def _first_frames(self, leg: TokenLeg) -> Frames:
+        self._notes.send_decode(self._grant.pair.decode)
         opening = self._opening = self._tools.reaper.adopt(leg.open())
         if leg.is_timed:
             await asyncio.wait({opening})

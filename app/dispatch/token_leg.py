@@ -38,6 +38,7 @@ class TokenTools:
         lease_s: How long a NIXL prefill worker keeps the blocks of a finished request (vLLM's
             ``kv_lease_duration``).
         limits: How long a leg may keep a request waiting.
+        unix_s: The time of day, for the answers' ``created``.
     """
 
     clients: WorkerClients
@@ -49,6 +50,7 @@ class TokenTools:
     lease_s: float
     limits: LegLimits
     now_s: Clock
+    unix_s: Clock
 
 
 class TokenLeg:

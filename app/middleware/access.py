@@ -84,6 +84,8 @@ TABLE = (
         "Cost GPU work or tell of the fleet; the first three are public in SMG",
     ),
     Row(Access.CONTROL, ("/flush_cache",), "Empties every worker's prefix cache"),
+    Row(Access.CONTROL, ("/flights", "/flights/trace"), "The last requests: times, pairs, lengths"),
+    Row(Access.CONTROL, ("/metrics",), "Names workers; with `--metrics-on-main` only"),
     Row(
         Access.CONTROL,
         (
@@ -131,6 +133,16 @@ def access_of(path: str) -> Access | None:
             if path.startswith(prefix):
                 return access
     return found
+
+
+def route_label(path: str) -> str:
+    """Returns a path as figures name it: one of the table's, or ``other``."""
+    if path in _EXACT:
+        return path
+    for prefix, _ in _BELOW:
+        if path.startswith(prefix):
+            return f"{prefix}*"
+    return "other"
 
 
 def route_path(path: str, root_path: str) -> str:

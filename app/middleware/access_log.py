@@ -1,8 +1,8 @@
-"""One line a request at its end, and the last stop for a defect of the gateway."""
+"""The end of a request: one line, the figures, and the last stop for a defect of the gateway."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.typing import FilteringBoundLogger
@@ -10,45 +10,59 @@ from structlog.typing import FilteringBoundLogger
 from app.api.problem import send_problem
 from app.clock import Clock
 from app.errors import ClientGone, InternalError
+from app.middleware.access import route_label
+from app.observability.log import request_fields
+from app.observability.notes import Notes
 
 QUIET_PATHS = frozenset({"/health", "/liveness", "/readiness", "/metrics"})
 CLIENT_CLOSED = 499
 """The status nginx made usual for a client that left before its answer."""
 
+OnEnd = Callable[[Notes, str, str], None]
+"""Takes what was noted of a request that is over, its method and the label of its route."""
+
 
 class AccessLogMiddleware:
-    """Logs method, path, status and duration; turns an unexpected exception into a 500.
+    """Begins the notes of every request and sees to what is made of them at its end.
 
-    A route may leave a dict in ``scope["state"]["log"]``: its entries join the line. A layer that
-    has logged a request itself sets ``is_logged`` there.
+    They lie in ``scope["state"]["notes"]``. A layer that has logged a request itself sets
+    ``is_logged`` beside them. An unexpected exception becomes a 500.
 
     Args:
         app: The next layer.
         log: Where lines go.
         is_shown: Whether info lines are written at all; if not, none is built.
-        now_s: Clock of the durations.
+        now_s: Clock of the notes.
+        on_end: Told of each request that is over.
     """
 
     def __init__(
-        self, app: ASGIApp, *, log: FilteringBoundLogger, is_shown: bool, now_s: Clock
+        self,
+        app: ASGIApp,
+        *,
+        log: FilteringBoundLogger,
+        is_shown: bool,
+        now_s: Clock,
+        on_end: OnEnd | None = None,
     ) -> None:
         self._app = app
         self._log = log
         self._is_shown = is_shown
         self._now_s = now_s
+        self._on_end = on_end
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one request, or passes another kind of scope on."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        started_s = self._now_s()
-        status = 0
+        notes = Notes(self._now_s)
+        state = scope.setdefault("state", {})
+        state["notes"] = notes
 
         def send_noting_status(message: Message) -> Awaitable[None]:
-            nonlocal status
-            if not status and message["type"] == "http.response.start":
-                status = message["status"]
+            if not notes.status and message["type"] == "http.response.start":
+                notes.status = message["status"]
             return send(message)
 
         try:
@@ -61,37 +75,27 @@ class AccessLogMiddleware:
                 "request failed unexpectedly",
                 method=scope["method"],
                 path=scope["path"],
-                request_id=scope.get("state", {}).get("request_id"),
+                request_id=state.get("request_id"),
             )
-            if status:
+            error = InternalError("The gateway failed on this request; its log has the details.")
+            notes.fail(error)
+            if notes.status:
                 # Half an answer is out: raising makes the server cut the connection, which is
                 # the only way left to say that it is not whole.
                 raise
-            await send_problem(
-                scope,
-                send_noting_status,
-                InternalError("The gateway failed on this request; its log has the details."),
-            )
+            await send_problem(scope, send_noting_status, error)
         finally:
-            if self._is_shown and scope["path"] not in QUIET_PATHS:
-                self._write(scope, status, self._now_s() - started_s)
+            self._end(notes, scope)
 
-    def _write(self, scope: Scope, status: int, duration_s: float) -> None:
-        state = scope.get("state", {})
-        if "is_logged" in state:
-            return
-        named = {"key": state["key_name"]} if "key_name" in state else {}
+    def _end(self, notes: Notes, scope: Scope) -> None:
+        state = scope["state"]
+        notes.ended_s = notes.now_s()
         # Where the server itself has answered, it has noted what.
-        status = status or state.get("server_status", CLIENT_CLOSED)
-        self._log.info(
-            "request",
-            **{
-                **state.get("log", {}),
-                **named,
-                "method": scope["method"],
-                "path": scope["path"],
-                "status": status,
-                "duration_ms": round(duration_s * 1000, 3),
-                "request_id": state.get("request_id"),
-            },
-        )
+        notes.status = notes.status or CLIENT_CLOSED
+        notes.request_id = state.get("request_id", "")
+        method, path = scope["method"], scope["path"]
+        if self._on_end is not None:
+            self._on_end(notes, method, notes.route or route_label(path))
+        if self._is_shown and path not in QUIET_PATHS and "is_logged" not in state:
+            named = {"key": state["key_name"]} if "key_name" in state else {}
+            self._log.info("request", **request_fields(notes), **named, method=method, path=path)

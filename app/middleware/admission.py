@@ -98,6 +98,7 @@ class AdmissionMiddleware:
 
     def _note(self, code: str) -> None:
         self._refused[code] = self._refused.get(code, 0) + 1
+        self._door.refused[code] += 1
         now_s = self._now_s()
         if now_s >= self._log_at_s:
             self._log_at_s = now_s + LOG_EVERY_S

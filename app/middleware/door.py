@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from app.errors import GatewayFull, InvalidRequest
 from app.middleware.rate_limit import RateLimit
 
@@ -20,9 +22,17 @@ class Door:
         n_in_flight: Answers that are being made; a request with n choices is n.
         n_body_bytes: Body bytes of the requests inside.
         n_refused: Refusals for want of room.
+        refused: All refusals at the door by code, those of the rate limits too.
     """
 
-    __slots__ = ("_max_body_bytes", "max_in_flight", "n_body_bytes", "n_in_flight", "n_refused")
+    __slots__ = (
+        "_max_body_bytes",
+        "max_in_flight",
+        "n_body_bytes",
+        "n_in_flight",
+        "n_refused",
+        "refused",
+    )
 
     def __init__(self, *, max_in_flight: int, max_body_bytes: int) -> None:
         self.max_in_flight = max_in_flight
@@ -30,6 +40,7 @@ class Door:
         self.n_in_flight = 0
         self.n_body_bytes = 0
         self.n_refused = 0
+        self.refused: Counter[str] = Counter()
 
     def has_room(self, n: int = 1) -> bool:
         """Whether so many more may come in."""

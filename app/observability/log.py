@@ -14,6 +14,9 @@ from typing import Any, TextIO
 import orjson
 import structlog
 
+from app.observability.notes import OK, Notes
+from app.observability.phases import PHASES, phases
+
 LEVELS = {
     "trace": logging.DEBUG,
     "debug": logging.DEBUG,
@@ -23,6 +26,9 @@ LEVELS = {
     "error": logging.ERROR,
     "critical": logging.CRITICAL,
 }
+
+
+_PHASE_FIELDS = {name: f"{name}_ms" for name in PHASES}
 
 
 class _RootHandler(logging.StreamHandler[TextIO]):
@@ -104,6 +110,59 @@ def _configure_libraries(out: TextIO, threshold: int, shared: list[Any], last: l
     # One line for every probe would drown the rest.
     for name in ("httpx", "httpcore"):
         logging.getLogger(name).setLevel(max(threshold, logging.WARNING))
+
+
+def request_fields(notes: Notes) -> dict[str, Any]:
+    """Returns what the line of a request says of it, in order; nothing of any text in it.
+
+    A generation has its model, pair, tokens, outcome and the milliseconds of its phases
+    (:mod:`app.observability.phases`), which add up to ``duration_ms``.
+    """
+    fields: dict[str, Any] = {}
+    if notes.route:
+        _add_generation(fields, notes)
+    elif notes.outcome:
+        fields["outcome"] = notes.outcome
+    if notes.cause:
+        fields["leg"] = notes.leg
+        fields["cause"] = notes.cause
+    if notes.detail:
+        fields["detail"] = notes.detail
+    if notes.no_retry:
+        fields["no_retry"] = notes.no_retry
+    fields["status"] = notes.status
+    fields["duration_ms"] = _ms(notes.ended_s - notes.arrived_s)
+    fields["request_id"] = notes.request_id
+    return fields
+
+
+def _add_generation(fields: dict[str, Any], notes: Notes) -> None:
+    fields["model"] = notes.model
+    fields["stream"] = notes.is_stream
+    if notes.prefill is not None and notes.decode is not None:
+        fields["prefill"] = notes.prefill.spec.url
+        fields["decode"] = notes.decode.spec.url
+        fields["attempts"] = notes.n_attempts
+        if notes.reason is not None:
+            fields["route"] = notes.reason.text(with_urls=False)
+    elif notes.alone is not None:
+        worker, fields["alone"] = notes.alone
+        fields["worker"] = worker.spec.url
+        fields["attempts"] = notes.n_attempts
+    if notes.n_prompt is not None:
+        fields["prompt_tokens"] = notes.n_prompt
+    if notes.n_cached is not None:
+        fields["cached_tokens"] = notes.n_cached
+    if notes.n_completion is not None:
+        fields["completion_tokens"] = notes.n_completion
+    fields["outcome"] = notes.outcome or OK
+    for name, spent_s in phases(notes):
+        fields[_PHASE_FIELDS[name]] = _ms(spent_s)
+
+
+def _ms(spent_s: float) -> float:
+    """Whole microseconds, as milliseconds; a third of what ``round`` takes."""
+    return int(spent_s * 1_000_000 + 0.5) / 1000
 
 
 def is_info_shown(level: str) -> bool:

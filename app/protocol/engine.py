@@ -75,6 +75,8 @@ class EngineRequest:
     handoff_json: str | None = None
     """A JSON object for the engine's KV connector, passed on letter by letter."""
     dp_rank: int | None = None
+    trace: tuple[tuple[str, str], ...] = ()
+    """W3C trace context, sent beside the message."""
 
 
 @dataclass(frozen=True, slots=True)

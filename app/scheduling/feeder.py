@@ -12,7 +12,7 @@ from app.scheduling.rank_ledger import RankLedger, Sent
 from app.scheduling.wait_queue import Waiting, WaitQueue
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator
+    from collections.abc import Callable, Collection, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -60,6 +60,11 @@ class Feeder:
     Args:
         index: Who holds which prefixes; its places are the feeder's.
         block_tokens: Tokens of a block of the index.
+
+    Attributes:
+        queue: What waits.
+        n_fed_tokens: Prompt tokens of all that was fed.
+        n_fed_cached_tokens: Those of them that the index said were cached.
     """
 
     def __init__(self, index: PrefixIndex, block_tokens: int) -> None:
@@ -68,6 +73,17 @@ class Feeder:
         self._ledgers: list[RankLedger | None] = [None] * index.n_places
         self._shares = KeyShares()
         self.queue = WaitQueue(index.n_places)
+        self.n_fed_tokens = self.n_fed_cached_tokens = 0.0
+
+    @property
+    def ledgers(self) -> Sequence[RankLedger | None]:
+        """The ranks' accounts, by place."""
+        return self._ledgers
+
+    @property
+    def index_bytes(self) -> int:
+        """Size of the prefix index."""
+        return self._index.n_slots * self._index.bytes_per_block
 
     def add_rank(self, place: int, ledger: RankLedger, capacity_blocks: int) -> None:
         """Opens a rank's account at a place."""
@@ -195,6 +211,8 @@ class Feeder:
         self.remove(waiting)
         self._shares.charge(waiting.key, n_uncached)
         self._index.add(place, waiting.hashes)
+        self.n_fed_tokens += waiting.n_tokens
+        self.n_fed_cached_tokens += waiting.n_tokens - n_uncached
         return Fed(
             waiting,
             place,

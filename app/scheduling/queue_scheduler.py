@@ -16,6 +16,7 @@ from app.scheduling.feeder import Fed, Feeder
 from app.scheduling.places import Places
 from app.scheduling.prefix_index import PrefixIndex
 from app.scheduling.prompt_blocks import BLOCK_TOKENS, block_hashes
+from app.scheduling.queue_figures import QueueFigures, read_figures
 from app.scheduling.queue_reason import why_fed
 from app.scheduling.scheduler import Outcome
 from app.scheduling.wait_queue import Waiting
@@ -99,6 +100,7 @@ class QueueScheduler:
         )
         self._room = DecodeRoom()
         self._tick: asyncio.TimerHandle | None = None
+        self._n_early = 0
         registry.subscribe(self._on_event)
 
     @property
@@ -109,6 +111,10 @@ class QueueScheduler:
     def n_starved(self) -> int:
         """Ranks that have started all they were sent while their window keeps a request back."""
         return self._feeder.n_starved(self._now_s(), self._places.usable(self._now_s()))
+
+    def figures(self) -> QueueFigures:
+        """Return what metrics tell of the queue; may be called from any thread."""
+        return read_figures(self._feeder, self._now_s(), self._n_early)
 
     async def ask(self, ask: Ask) -> Grant:
         """Wait for a pair and take its leases.
@@ -123,6 +129,7 @@ class QueueScheduler:
         places = self._places.mask(worker for prefills, _ in groups for worker in prefills)
         if not places.any():
             # More ranks than there are places: bound early.
+            self._n_early += 1
             return await self._early.ask(ask)
         if self.n_waiting >= self._limits.n_waiting:
             raise CapacityError(

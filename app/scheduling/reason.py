@@ -85,6 +85,31 @@ class Reason(NamedTuple):
         return ", ".join(parts)
 
 
+class Alone(NamedTuple):
+    """Why one worker serves a request without a pair.
+
+    Attributes:
+        worker: Its URL.
+        why: A snake_case word.
+        rank: Data-parallel rank.
+    """
+
+    worker: str
+    why: str
+    rank: int = 0
+
+    def text(self, *, with_urls: bool) -> str:
+        """Return the record as a dictionary of structured fields (RFC 9651).
+
+        Args:
+            with_urls: Name the worker.
+        """
+        words = [f'worker="{self.worker}"' if with_urls else "worker", f"why={self.why}"]
+        if self.rank:
+            words.append(f"rank={self.rank}")
+        return ";".join(words)
+
+
 def _text(role: str, choice: Choice, rank: int, *, with_urls: bool) -> str:
     words = [f'{role}="{choice.worker}"' if with_urls else role, f"policy={choice.policy}"]
     if choice.why:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from app.scheduling.reason import Alone
 from app.workers.worker import Role
 
 if TYPE_CHECKING:
@@ -76,9 +77,10 @@ class SoloGrant:
     note: object = None
 
     @property
-    def reason(self) -> Why:
+    def reason(self) -> Alone:
         """Why this worker, and alone."""
-        return self.solo.why
+        solo = self.solo
+        return Alone(solo.worker.spec.url, solo.why, solo.rank)
 
     def end(self) -> None:
         """Give the lease back; again is harmless."""

@@ -104,7 +104,7 @@ class VllmWorker:
             self._channel,
             to_wire(request),
             self.running,
-            metadata=self._metadata(),
+            metadata=self._metadata() + request.trace,
             connect_timeout_s=self._connect_timeout_s,
             first_timeout_s=first_timeout_s,
             gap_timeout_s=gap_timeout_s,

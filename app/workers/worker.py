@@ -156,6 +156,7 @@ class Worker:
         "is_overdue",
         "last_error_s",
         "last_probe",
+        "n_charged",
         "n_failures",
         "n_held",
         "n_leases",
@@ -195,6 +196,8 @@ class Worker:
         self.last_error_s: float | None = None
         self.added_s = now_s()
         self.last_probe: ProbeRecord | None = None
+        self.n_charged = 0
+        """Requests that its breaker counted as its failure."""
         self.n_failures = 0
         """Failed probes in a row."""
         self.n_successes = 0

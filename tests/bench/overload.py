@@ -96,6 +96,7 @@ def _start(bench: Bench, n_slots: int, limit: int) -> tuple[int, int]:
         time.sleep(0.1)
     port = free_port()
     command = [sys.executable, "-m", "app", "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--metrics-on-main", "--prometheus-port", "none"]
     command += ["--prefill", *found["prefill"], "--decode", found["decode"][0]]
     command += ["--max-concurrent-requests", str(limit), "--log-level", "info"]
     child, log = bench.spawn("tandem", command, cwd=bench.folder, env=environment)

@@ -58,7 +58,8 @@ def all_routes(routes: Sequence[BaseRoute]) -> Iterator[tuple[str, str]]:
             yield method, path
 
 
-ROUTES = sorted(set(all_routes(create_app(Settings(log_level="error")).routes)))
+_ALL_ON = Settings(log_level="error", metrics_on_main=True)
+ROUTES = sorted(set(all_routes(create_app(_ALL_ON).routes)))
 
 
 def test_every_route_stands_in_the_table() -> None:
@@ -100,7 +101,9 @@ _RINGS_OF = {
 async def test_every_route_with_every_key(stack: AsyncExitStack, given: str) -> None:
     """401 without a known key, 403 with one for something else, and otherwise an answer."""
     prefill, decode = await stack.enter_async_context(sim_pair())
-    fleet = await stack.enter_async_context(serving([prefill], [decode], **GIVEN[given]))
+    fleet = await stack.enter_async_context(
+        serving([prefill], [decode], metrics_on_main=True, **GIVEN[given])
+    )
     wrong: list[Any] = []
     for method, path in ROUTES:
         for who in (None, *KEYS):

@@ -50,6 +50,8 @@ async def test_every_served_route_is_described(client: httpx.AsyncClient) -> Non
         "/get_loads",
         "/v1/loads",
         "/flush_cache",
+        "/flights",
+        "/flights/trace",
         "/health",
         "/liveness",
         "/readiness",

@@ -201,7 +201,7 @@ async def test_rest_is_ended(stack: AsyncExitStack, is_forced: bool) -> None:
     levels = {line["level"] for line in gateway.logged}
     assert levels <= {"info", "warning"}
     outcomes = [line.get("outcome") for line in gateway.lines("request") if line["path"] == CHAT]
-    assert sorted(map(str, outcomes)) == ["None"] + 3 * ["shutting_down"]
+    assert sorted(map(str, outcomes)) == 4 * ["shutting_down"]
 
 
 @pytest.mark.parametrize("connector", ["nixl", "mooncake"])

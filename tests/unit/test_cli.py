@@ -181,16 +181,6 @@ def test_flag_with_another_name(name: str) -> None:
     assert warned == []
 
 
-def test_settings_without_effect_are_warned_of() -> None:
-    """A setting that is only checked so far says so."""
-    warnings: list[str] = []
-    cli.load(["--prometheus-port", "1"], {"TANDEM_PROMETHEUS_HOST": "::"}, None, warnings.append)
-    assert [
-        "TANDEM_PROMETHEUS_HOST has no effect in this version",
-        "--prometheus-port has no effect in this version",
-    ] == warnings
-
-
 def test_flags_of_smg_and_ours_do_not_overlap() -> None:
     """A flag is either obeyed or warned of."""
     ours = {flag_name(field) for field in Settings.model_fields}

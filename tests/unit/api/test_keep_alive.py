@@ -10,6 +10,7 @@ from app.api.keep_alive import COMMENT, KeepAlive, Silence
 from app.api.relay import Relay
 from app.dispatch.reply import Reply
 from app.errors import ShuttingDown
+from app.observability.notes import Notes
 
 LONG_S = 1e6
 """No timer goes off by itself."""
@@ -118,7 +119,7 @@ async def events(client: Client, relay: Relay) -> Any:
 async def test_nothing_comes_behind_the_end(is_failing: bool) -> None:
     """A comment that could not be sent before it is taken back."""
     client = Client()
-    relay = Relay(client.send, KeepAlive(LONG_S))
+    relay = Relay(client.send, KeepAlive(LONG_S), Notes())
     async with asyncio.TaskGroup() as request:
 
         async def serve() -> None:

@@ -35,7 +35,9 @@ class Echo:
             raise ClientGone
         if scope["path"] == "/told":
             scope.setdefault("state", {})["is_logged"] = True
-        scope.setdefault("state", {})["log"] = {"model": "m"}
+        if "notes" in scope["state"]:
+            scope["state"]["notes"].route = "/x"
+            scope["state"]["notes"].model = "m"
         headers = [(b"x-request-id", b"from-worker")]
         await send({"type": "http.response.start", "status": 201, "headers": headers})
         if scope["path"] == "/half":
@@ -111,6 +113,9 @@ async def test_one_line_a_request() -> None:
     assert _lines(log, "info") == [
         {
             "model": "m",
+            "stream": False,
+            "outcome": "ok",
+            "end_ms": 250.0,
             "method": "GET",
             "path": "/x",
             "status": 201,

@@ -46,7 +46,6 @@ async def choose(scheduler: Scripted) -> object:
         budget=fakes,
         total_s=None,
         now_s=fakes,
-        unix_s=fakes,
         aliases={},
     )
     return await router.choose(fakes, frozenset())

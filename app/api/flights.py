@@ -1,0 +1,40 @@
+"""GET /flights: what the flight recorder holds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+from fastapi.responses import StreamingResponse
+
+from app.api.parts import GatewayParts
+from app.observability.flight_export import as_lines, as_trace
+
+router = APIRouter(prefix="/flights", tags=["flights"])
+
+LINES = "application/x-ndjson"
+_LINES_A_PIECE = 500
+_Last = Annotated[int | None, Query(ge=1, le=10_000_000, description="Only the latest so many")]
+
+
+@router.get("", summary="The last requests", response_class=StreamingResponse)
+def flights(gateway: GatewayParts, last: _Last = None) -> StreamingResponse:
+    """One JSON object a line: times in seconds after the arrival, tokens, pair, outcome."""
+    clocks = gateway.clocks
+    lines = as_lines(gateway.recorder.last(last), clocks.unix_s() - clocks.now_s())
+    return StreamingResponse(_pieces(lines), media_type=LINES)
+
+
+@router.get("/trace", summary="The last requests as a trace", response_class=StreamingResponse)
+def trace(gateway: GatewayParts, last: _Last = None) -> StreamingResponse:
+    """A trace in the Mooncake form for `tandem replay`; no text, not even hashed."""
+    return StreamingResponse(_pieces(as_trace(gateway.recorder.last(last))), media_type=LINES)
+
+
+def _pieces(lines: Iterable[bytes]) -> Iterator[bytes]:
+    """Joins lines: each piece is fetched in a thread, beside the loop."""
+    rest = iter(lines)
+    while piece := b"".join(islice(rest, _LINES_A_PIECE)):
+        yield piece

@@ -1,0 +1,74 @@
+"""The recorded requests as JSON lines: all that is known of each, or a trace to be replayed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import orjson
+
+from app.observability.flight_recorder import TIMES, Flight
+
+BLOCK_TOKENS = 512
+"""Of a Mooncake trace."""
+
+
+def as_lines(flights: Iterable[Flight], unix_offset_s: float) -> Iterator[bytes]:
+    """Yields one object a request.
+
+    Args:
+        flights: The requests.
+        unix_offset_s: What to add to a time of the gateway's clock to have the time of day.
+    """
+    for flight in flights:
+        fields: dict[str, object] = {
+            "request_id": flight.request_id,
+            "arrived_unix_s": round(flight.arrived_s + unix_offset_s, 6),
+        }
+        # Seconds after the arrival; what it did not come to is left out.
+        for name, at_s in zip(TIMES[1:], flight.times[1:], strict=True):
+            if at_s:
+                fields[name] = round(at_s - flight.arrived_s, 6)
+        fields |= {
+            name: count
+            for name in ("n_prompt", "n_cached", "n_completion")
+            if (count := getattr(flight, name)) >= 0
+        }
+        fields |= {
+            "n_estimated": flight.n_estimated,
+            "model": flight.model,
+            "stream": flight.is_stream,
+            "prefill": flight.prefill,
+            "decode": flight.decode,
+            "attempts": flight.n_attempts,
+            "outcome": flight.outcome,
+            "leg": flight.leg,
+            "status": flight.status,
+        }
+        yield orjson.dumps(fields) + b"\n"
+
+
+def as_trace(flights: Iterable[Flight]) -> Iterator[bytes]:
+    """Yields a trace in the Mooncake form, which ``tandem replay`` plays.
+
+    Requests come in the order of their arrival; those that a pair was never granted for are left
+    out. Lengths are the engine's where it told them. Ids are numbers in the order in which blocks
+    were first seen: equal ids are equal blocks, and nothing else is told of a prompt.
+    """
+    granted = sorted((f for f in flights if f.prefill), key=lambda flight: flight.arrived_s)
+    ids: dict[int, int] = {}
+    n_lone = 0
+    for flight in granted:
+        n_prompt = max(1, flight.n_prompt if flight.n_prompt >= 0 else flight.n_estimated)
+        n_blocks = -(-n_prompt // BLOCK_TOKENS)
+        hash_ids = [ids.setdefault(block, len(ids)) for block in flight.blocks[:n_blocks]]
+        # The engine has cut the prompt into more tokens than were expected: nobody shares those.
+        for _ in range(n_blocks - len(hash_ids)):
+            n_lone += 1
+            hash_ids.append(ids.setdefault(-n_lone, len(ids)))
+        row = {
+            "timestamp": round((flight.arrived_s - granted[0].arrived_s) * 1000, 3),
+            "input_length": n_prompt,
+            "output_length": max(1, flight.n_completion),
+            "hash_ids": hash_ids,
+        }
+        yield orjson.dumps(row) + b"\n"

@@ -1,0 +1,170 @@
+"""The last requests, about 200 bytes each: when, how long, which pair, how it ended; no text.
+
+A ring of packed records: the garbage collector never looks into them, and the oldest ones make
+room. They are taken apart only where somebody asks.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from struct import Struct
+
+from app.observability.notes import OK, Notes
+
+_HEAD = Struct("<11d4i6HB2x")
+"""Times; tokens; workers, model, outcome, status, attempts; flags."""
+_BYTES_OVERHEAD = 33 + 8
+"""Of a bytes object and its place in the ring (CPython 3.11)."""
+_MAX_NAMES = 4096
+_OTHER = "other"
+_LEGS = (None, "prefill", "decode")
+MAX_SKETCH_BYTES = 8 * 512
+"""Blocks of a prompt beyond 262,144 tokens are not kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class Flight:
+    """One request. Times are seconds of the gateway's clock, 0.0 where it did not come to that.
+
+    Attributes are those of :class:`~app.observability.notes.Notes`; tokens are -1 where they are
+    not known, and ``blocks`` has the hashes of :mod:`app.scheduling.prompt_sketch`.
+    """
+
+    times: tuple[float, ...]
+    n_prompt: int
+    n_cached: int
+    n_completion: int
+    n_estimated: int
+    prefill: str
+    decode: str
+    model: str
+    outcome: str
+    leg: str | None
+    status: int
+    n_attempts: int
+    is_stream: bool
+    request_id: str
+    blocks: tuple[int, ...]
+
+    @property
+    def arrived_s(self) -> float:
+        """When its head was here."""
+        return self.times[0]
+
+
+TIMES = (
+    *("arrived_s", "read_s", "first_asked_s", "asked_s", "granted_s", "prefill_sent_s"),
+    *("prefill_ended_s", "decode_sent_s", "first_s", "last_s", "ended_s"),
+)
+"""What ``Flight.times`` holds, in this order."""
+
+
+class FlightRecorder:
+    """Keeps the last generations.
+
+    Args:
+        max_bytes: What they may take up, overhead included.
+
+    Attributes:
+        n_recorded: All so far.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._ring: deque[bytes] = deque()
+        self._n_bytes = 0
+        self._numbers: dict[str, int] = {"": 0, _OTHER: 1}
+        self.n_recorded = 0
+
+    def __len__(self) -> int:
+        return len(self._ring)
+
+    @property
+    def n_bytes(self) -> int:
+        """What they take up now."""
+        return self._n_bytes
+
+    def add(self, notes: Notes) -> None:
+        """Records a generation that is over."""
+        prefill, decode = notes.prefill, notes.decode
+        blocks = notes.sketch[:MAX_SKETCH_BYTES]
+        leg = notes.leg
+        numbers = self._numbers
+        record = (
+            _HEAD.pack(
+                notes.arrived_s,
+                notes.read_s,
+                notes.first_asked_s,
+                notes.asked_s,
+                notes.granted_s,
+                notes.prefill_sent_s,
+                notes.prefill_ended_s,
+                notes.decode_sent_s,
+                notes.first_s,
+                notes.last_s,
+                notes.ended_s,
+                -1 if notes.n_prompt is None else notes.n_prompt,
+                -1 if notes.n_cached is None else notes.n_cached,
+                notes.n_answer_tokens if notes.first_s else -1,
+                notes.n_estimated,
+                self._number("" if prefill is None else prefill.spec.url),
+                self._number("" if decode is None else decode.spec.url),
+                self._number(notes.model or ""),
+                numbers.get(notes.outcome or OK) or self._number(notes.outcome or OK),
+                notes.status,
+                min(notes.n_attempts, 65535),
+                notes.is_stream | (0 if leg is None else 2 if leg == "prefill" else 4),
+            )
+            + len(blocks).to_bytes(2, "little")
+            + blocks
+            + notes.request_id.encode("ascii")
+        )
+        self._ring.append(record)
+        self.n_recorded += 1
+        self._n_bytes += len(record) + _BYTES_OVERHEAD
+        while self._n_bytes > self._max_bytes:
+            self._n_bytes -= len(self._ring.popleft()) + _BYTES_OVERHEAD
+
+    def last(self, n_most: int | None = None) -> Iterator[Flight]:
+        """Yields the latest ones, the oldest of them first; from any thread."""
+        records = list(self._ring)
+        names = list(self._numbers)
+        for record in records if n_most is None else records[len(records) - n_most :]:
+            yield _taken_apart(record, names)
+
+    def _number(self, name: str) -> int:
+        number = self._numbers.get(name)
+        if number is None:
+            if len(self._numbers) >= _MAX_NAMES:
+                return 1
+            number = self._numbers[name] = len(self._numbers)
+        return number
+
+
+def _taken_apart(record: bytes, names: list[str]) -> Flight:
+    found = _HEAD.unpack_from(record)
+    times, rest = found[: len(TIMES)], found[len(TIMES) :]
+    n_prompt, n_cached, n_completion, n_estimated, prefill, decode, model = rest[:7]
+    outcome, status, n_attempts, flags = rest[7:]
+    start = _HEAD.size + 2
+    n_bytes = int.from_bytes(record[_HEAD.size : start], "little")
+    end = start + n_bytes
+    return Flight(
+        times=times,
+        n_prompt=n_prompt,
+        n_cached=n_cached,
+        n_completion=n_completion,
+        n_estimated=n_estimated,
+        prefill=names[prefill],
+        decode=names[decode],
+        model=names[model],
+        outcome=names[outcome],
+        leg=_LEGS[flags >> 1],
+        status=status,
+        n_attempts=n_attempts,
+        is_stream=bool(flags & 1),
+        request_id=record[end:].decode("ascii"),
+        blocks=Struct(f"<{n_bytes // 8}Q").unpack_from(record, start),
+    )

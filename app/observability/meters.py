@@ -1,0 +1,143 @@
+"""Counts requests as they end: plain numbers on the loop's thread, read by the metrics' thread.
+
+prometheus-client's objects take a lock and a look-up by labels for each value, about 2 us; a
+request feeds a dozen. So the numbers are our own, and the collector makes its families of them
+when somebody asks.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+
+from app.observability.histogram import DURATION_S, PHASE_S, TPOT_S, TTFT_S, Histogram
+from app.observability.notes import CLIENT_GONE, CLIENT_STALLED, OK, Notes
+from app.observability.phases import PHASES, phases
+from app.workers.worker import Engine, Worker
+
+MAX_MODELS = 64
+"""Names that get series of their own; wildcard workers serve whatever clients invent."""
+OTHER = "other"
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+_LEFT = (CLIENT_GONE, CLIENT_STALLED)
+
+
+class ModelMeters:
+    """What is measured of the requests for one model."""
+
+    __slots__ = ("n_cached", "n_completion", "n_prompt", "phase_s", "tpot_s", "ttft_s", "whole_s")
+
+    def __init__(self) -> None:
+        self.ttft_s = Histogram(TTFT_S)
+        self.tpot_s = Histogram(TPOT_S)
+        self.whole_s = {stream: Histogram(DURATION_S) for stream in (False, True)}
+        self.phase_s = {name: Histogram(PHASE_S) for name in PHASES}
+        self.n_prompt = self.n_cached = self.n_completion = 0
+
+
+class WorkerMeters:
+    """What became of the legs on one worker."""
+
+    __slots__ = ("n_by_outcome", "n_tokens")
+
+    def __init__(self) -> None:
+        self.n_by_outcome = {"ok": 0, "failed": 0, "ended": 0}
+        self.n_tokens = 0
+        """Prompt tokens computed by a prefill worker, or tokens made by a decode worker."""
+
+
+class Meters:
+    """Everything that is counted by request.
+
+    Args:
+        knows_model: Whether a model's name may become a label.
+    """
+
+    def __init__(self, knows_model: Callable[[str], bool]) -> None:
+        self._knows_model = knows_model
+        self.http: Counter[tuple[str, str, int]] = Counter()
+        """By route, method and status."""
+        self.http_s: dict[str, Histogram] = {}
+        self.requests: Counter[tuple[str, str, str, str]] = Counter()
+        """Generations by model, route, outcome and leg."""
+        self.models: dict[str, ModelMeters] = {}
+        self.workers: dict[str, WorkerMeters] = {}
+        self.retries_refused: Counter[str] = Counter()
+        self.listeners: list[Callable[[Notes], None]] = []
+        """Told of each generation that is over, after it was counted."""
+        self.n_retries = 0
+        self.n_decisions = 0
+        self.n_bootstrapped = 0
+
+    def request_ended(self, notes: Notes, method: str, route: str) -> None:
+        """Counts a request that is over.
+
+        Args:
+            notes: Of the request.
+            method: Its method.
+            route: One of few labels, not its path.
+        """
+        self.http[route, method if method in _METHODS else OTHER, notes.status] += 1
+        duration_s = notes.ended_s - notes.arrived_s
+        if not notes.route:
+            http_s = self.http_s.get(route)
+            if http_s is None:
+                http_s = self.http_s[route] = Histogram(DURATION_S)
+            http_s.add(duration_s)
+        else:
+            self._count_generation(notes, duration_s)
+            for listener in self.listeners:
+                listener(notes)
+
+    def forget_worker(self, worker_id: str) -> None:
+        """Drops the series of a worker that is gone."""
+        self.workers.pop(worker_id, None)
+
+    def _count_generation(self, notes: Notes, duration_s: float) -> None:
+        name = self._label_of(notes)
+        outcome = notes.outcome or OK
+        self.requests[name, notes.route, outcome, notes.leg or ""] += 1
+        model = self.models.get(name)
+        if model is None:
+            model = self.models[name] = ModelMeters()
+        model.whole_s[notes.is_stream].add(duration_s)
+        phase_s = model.phase_s
+        for phase, spent_s in phases(notes):
+            phase_s[phase].add(spent_s)
+        if notes.is_stream and notes.first_s:
+            model.ttft_s.add(notes.first_s - notes.arrived_s)
+            n_after_first = notes.n_answer_tokens - 1
+            if n_after_first > 0 and outcome is OK:
+                model.tpot_s.add((notes.last_s - notes.first_s) / n_after_first)
+        model.n_prompt += notes.n_prompt or 0
+        model.n_cached += notes.n_cached or 0
+        model.n_completion += notes.n_answer_tokens
+        if notes.no_retry:
+            self.retries_refused[notes.no_retry] += 1
+        if notes.prefill is not None and notes.decode is not None:
+            self._count_legs(notes, notes.prefill, notes.decode, outcome)
+
+    def _count_legs(self, notes: Notes, prefill: Worker, decode: Worker, outcome: str) -> None:
+        self.n_decisions += notes.n_attempts
+        self.n_retries += notes.n_attempts - 1
+        if outcome is OK and prefill.spec.engine is Engine.SGLANG:
+            self.n_bootstrapped += 1
+        n_computed = (notes.n_prompt or 0) - (notes.n_cached or 0)
+        for worker, leg, n_tokens in (
+            (prefill, "prefill", n_computed),
+            (decode, "decode", notes.n_answer_tokens),
+        ):
+            meters = self.workers.get(worker.id)
+            if meters is None:
+                meters = self.workers[worker.id] = WorkerMeters()
+            word = "ok" if outcome is OK else "failed" if notes.leg == leg else "ended"
+            meters.n_by_outcome[word] += 1
+            meters.n_tokens += n_tokens
+
+    def _label_of(self, notes: Notes) -> str:
+        name = notes.model or ""
+        if name in self.models:
+            return name
+        if len(self.models) >= MAX_MODELS or (name and not self._knows_model(name)):
+            return OTHER
+        return name

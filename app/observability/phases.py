@@ -1,0 +1,66 @@
+"""A request's time, cut into the phases it went through: they add up to all of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from app.observability.notes import Notes
+
+PHASES = (
+    "read",
+    "prepare",
+    "retry",
+    "queue",
+    "connect",
+    "prefill",
+    "handoff",
+    "first_token",
+    "stream",
+    "end",
+)
+"""In the order in which they follow each other:
+
+==============  ====================================================================
+read            the body comes in
+prepare         it is parsed; for vLLM rendered and tokenized
+retry           attempts on other pairs, which failed
+queue           until a pair is granted
+connect         until prefill's worker is sent the request
+prefill         until prefill has answered or decode has spoken, whichever is first
+handoff         prefill's end until decode is sent the request (vLLM: the dispatch gap)
+first_token     until the client is sent the first event, or the whole answer: transfer of
+                the KV cache and decode's first step
+stream          until the client is sent the last event
+end             until everything is over; of a failed request what its last phase took
+==============  ====================================================================
+"""
+
+
+def phases(notes: Notes) -> list[tuple[str, float]]:
+    """Returns name and seconds of each phase that the request went through, in order.
+
+    The seconds add up to ``ended_s - arrived_s``, or to now while it still runs.
+    """
+    found: list[tuple[str, float]] = []
+    at_s = notes.arrived_s
+    for name, end_s in zip(PHASES, _ends(notes), strict=True):
+        if end_s > at_s:
+            found.append((name, end_s - at_s))
+            at_s = end_s
+    return found
+
+
+def _ends(notes: Notes) -> tuple[float, ...]:
+    return (
+        notes.read_s,
+        notes.first_asked_s,
+        notes.asked_s,
+        notes.granted_s if notes.granted_s >= notes.asked_s else 0.0,
+        notes.prefill_sent_s or notes.decode_sent_s,
+        notes.prefill_ended_s,
+        notes.decode_sent_s,
+        notes.first_s,
+        notes.last_s,
+        notes.ended_s or notes.now_s(),
+    )
