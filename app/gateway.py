@@ -122,6 +122,7 @@ def build_gateway(
             settings.retry_budget_percent / 100, settings.retry_budget_min_tokens, now_s
         ),
         total_s=settings.total_timeout_secs,
+        standings=settings.standing_rules,
         now_s=now_s,
         unix_s=unix_s,
     )

@@ -7,7 +7,8 @@ from app.observability.log import get_logger
 from app.policies.base import Policy
 from app.policies.catalog import POLICIES
 from app.scheduling.load_watch import LoadWatch
-from app.scheduling.queue_scheduler import QueueLimits, QueueScheduler
+from app.scheduling.queue_parts import QueueLimits
+from app.scheduling.queue_scheduler import QueueScheduler
 from app.scheduling.scheduler import LocalScheduler, Scheduler
 from app.settings import Settings
 from app.upstream.clients import WorkerClients

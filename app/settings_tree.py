@@ -18,6 +18,7 @@ from app.settings_fleet import FleetSettings
 from app.settings_limits import LimitSettings
 from app.settings_scheduling import SchedulingSettings
 from app.settings_security import SecuritySettings
+from app.settings_standing import StandingSettings
 from app.settings_tokens import TokenSettings
 from app.settings_values import (
     Knob,
@@ -49,6 +50,7 @@ class Settings(
     LimitSettings,
     SchedulingSettings,
     SecuritySettings,
+    StandingSettings,
     TokenSettings,
     WorkerSettings,
 ):

@@ -8,7 +8,9 @@ runs for a request ends with it.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from traceback import clear_frames
+from typing import Any
 
 from starlette.types import Receive, Scope, Send
 
@@ -62,7 +64,7 @@ class GenerationEndpoint:
         try:
             state = scope.get("state", {})
             ticket: Ticket | None = state.get("ticket")
-            prepared = await self._prepare(scope, receive, state.get("request_id", ""), ticket)
+            prepared = await self._prepare(scope, receive, state, ticket)
         except ClientGone:
             return
         except GatewayError as error:
@@ -87,7 +89,7 @@ class GenerationEndpoint:
             await _fail(_first(ending), prepared, relay, scope, send)
 
     async def _prepare(
-        self, scope: Scope, receive: Receive, request_id: str, ticket: Ticket | None
+        self, scope: Scope, receive: Receive, state: Mapping[str, Any], ticket: Ticket | None
     ) -> Prepared:
         """Reads and parses the body, once; the parsed one is not kept for the request's life."""
         body = await read_body(scope, receive, self._max_body_bytes)
@@ -101,7 +103,10 @@ class GenerationEndpoint:
                 "every choice is sent it whole.",
                 param="n",
             )
-        return await self._router.prepare(facts, document, body, scope["headers"], request_id)
+        request_id, key_name = state.get("request_id", ""), state.get("key_name", "")
+        return await self._router.prepare(
+            facts, document, body, scope["headers"], request_id, key_name
+        )
 
     async def _answer(
         self,

@@ -29,6 +29,7 @@ from app.protocol.bootstrap import mint_rid
 from app.protocol.facts import RequestFacts
 from app.protocol.wire_json import JsonObject
 from app.scheduling.scheduler import Ask, Grant, Outcome
+from app.scheduling.standing import StandingRules
 from app.text.answer import Envelope
 from app.text.text_route import read_request
 from app.upstream.http1 import encode_lines
@@ -74,6 +75,7 @@ class PDRouter:
         rules: When another pair is tried.
         budget: Bounds what all retries together may cost.
         total_s: Longest time for a request as a whole; ``None``: no limit.
+        standings: Tells whose a request is and how urgent.
         now_s: The clock of the deadlines.
         unix_s: The time of day, for the answers' ``created``.
     """
@@ -88,6 +90,7 @@ class PDRouter:
         rules: RetryRules,
         budget: RetryBudget,
         total_s: float | None,
+        standings: StandingRules,
         now_s: Clock,
         unix_s: Clock,
     ) -> None:
@@ -99,6 +102,7 @@ class PDRouter:
         self._rules = rules
         self._budget = budget
         self._total_s = total_s
+        self._standings = standings
         self._now_s = now_s
         self._client_rids = ClientRids()
 
@@ -109,6 +113,7 @@ class PDRouter:
         body: bytes,
         client_headers: RawHeaders,
         request_id: str,
+        key_name: str = "",
     ) -> Prepared:
         """Makes a request ready for any pair.
 
@@ -122,12 +127,17 @@ class PDRouter:
             body: The client's own bytes.
             client_headers: What the client sent.
             request_id: For the workers' logs.
+            key_name: The name of the client's API key.
 
         Raises:
-            InvalidRequest: A field is wrong or cannot be honoured.
+            InvalidRequest: A field is wrong or cannot be honoured, or there is no such class.
+            KeyNotAllowed: The class that it asks for is for other keys.
             CapacityError: The tokenizer cannot be had, or too many texts wait for it.
         """
         prepared = Prepared(facts, body, encode_lines(for_workers(client_headers, request_id)))
+        standing = prepared.standing = self._standings.read(key_name, client_headers)
+        if standing.slo.name:
+            prepared.notes["slo_class"] = standing.slo.name
         worker = self._texts.worker_of(facts.model)
         if worker is not None:
             served = await self._texts.get(facts.model, worker)
@@ -141,7 +151,7 @@ class PDRouter:
             UnknownModel: Nobody serves the model.
             NoPairAvailable: Nobody can take the request now.
         """
-        return await self._tools.scheduler.ask(Ask(prepared.facts, excluded))
+        return await self._tools.scheduler.ask(Ask(prepared.facts, excluded, prepared.standing))
 
     def open(
         self, prepared: Prepared, legs: asyncio.TaskGroup

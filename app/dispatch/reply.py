@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from app.protocol.facts import RequestFacts
+from app.scheduling.standing import ANYBODY, Standing
 from app.text.text_request import TextRequest
 from app.upstream.http1 import HeaderLines
 
@@ -23,6 +24,7 @@ class Prepared:
         header_lines: What both legs are sent, without credentials and framing.
         notes: What the access log says of the request at its end; filled on the way.
         text: The request as tokens, where vLLM workers serve its model.
+        standing: Whose it is and how urgent, for the queue.
     """
 
     facts: RequestFacts
@@ -30,6 +32,7 @@ class Prepared:
     header_lines: HeaderLines
     notes: dict[str, Any] = field(default_factory=dict)
     text: TextRequest | None = None
+    standing: Standing = ANYBODY
 
     @property
     def n_prompt_tokens(self) -> int:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from app.scheduling.pairing import PairTable, freest_rank
 from app.scheduling.refusal import refusal
+from app.scheduling.standing import ANYBODY, Standing
 from app.scheduling.usable import usable, usable_groups
 from app.workers.lease import Lease
 from app.workers.states import State
@@ -40,10 +41,12 @@ class Ask:
     Attributes:
         facts: What is known of it.
         excluded: Ids of workers that were tried already.
+        standing: Whose it is and how urgent; a queue orders by it.
     """
 
     facts: RequestFacts
     excluded: frozenset[str] = frozenset()
+    standing: Standing = ANYBODY
 
 
 @dataclass(slots=True)

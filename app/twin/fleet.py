@@ -14,7 +14,8 @@ from app.policies.catalog import POLICIES
 from app.protocol.facts import RequestFacts, peek
 from app.protocol.routes import Route
 from app.scheduling.load_watch import LoadWatch
-from app.scheduling.queue_scheduler import QueueLimits, QueueScheduler
+from app.scheduling.queue_parts import QueueLimits
+from app.scheduling.queue_scheduler import QueueScheduler
 from app.scheduling.scheduler import Ask, Grant, LocalScheduler, Outcome, Scheduler
 from app.sim.config import SimConfig
 from app.sim.counters import Counters

@@ -12,7 +12,8 @@ from app.errors import CapacityError, NoPairAvailable
 from app.policies.least_load import LeastLoad
 from app.protocol.facts import peek
 from app.protocol.routes import Route
-from app.scheduling.queue_scheduler import QueueLimits, QueueScheduler
+from app.scheduling.queue_parts import QueueLimits
+from app.scheduling.queue_scheduler import QueueScheduler
 from app.scheduling.scheduler import Ask, Grant, LocalScheduler, Outcome
 from app.workers.rank_load import RankLoad
 from app.workers.registry import Registry
