@@ -116,6 +116,7 @@ class Feeder:
         now_s: float,
         usable: NDArray[np.bool_],
         has_room: Callable[[Waiting], bool] = lambda _: True,
+        kept_for: Callable[[], Waiting | None] = lambda: None,
     ) -> Iterator[Fed]:
         """Feeds what can be fed, one at a time: the caller counts each before the next is chosen.
 
@@ -123,6 +124,7 @@ class Feeder:
             now_s: The time.
             usable: By place, whether a rank takes requests at all now.
             has_room: Whether decode can hold the request; one that it cannot is passed over.
+            kept_for: The request for which room is kept, which then goes first.
 
         Yields:
             What goes where, in this order.
@@ -130,7 +132,7 @@ class Feeder:
         self._refresh(now_s)
         passed_over: set[Waiting] = set()
         while len(self.queue) and len(passed_over) < _MAX_PASSED_OVER:
-            chosen = self._choose(now_s, usable, passed_over)
+            chosen = self._choose(now_s, usable, passed_over, kept_for())
             if chosen is None:
                 break
             if has_room(chosen[0]):
@@ -184,7 +186,11 @@ class Feeder:
         return sum(not wait_s[place] and not is_hungry[place] for place in wanted)
 
     def _choose(
-        self, now_s: float, usable: NDArray[np.bool_], passed_over: Collection[Waiting]
+        self,
+        now_s: float,
+        usable: NDArray[np.bool_],
+        passed_over: Collection[Waiting],
+        kept_for: Waiting | None,
     ) -> tuple[Waiting, int, float] | None:
         """The request that goes next, its place, and the wait there."""
         wait_s, rate, is_hungry = self._state(now_s, usable)
@@ -202,7 +208,10 @@ class Feeder:
             return None
         order = order_of(self.queue, work_s[rows, best], wait_s[best], now_s)
         order[~goes] = np.inf
-        row = self._turns.first(self.queue, order)
+        if kept_for is not None and kept_for.row >= 0 and goes[kept_for.row]:
+            row = kept_for.row
+        else:
+            row = self._turns.first(self.queue, order)
         place = int(best[row])
         return self.queue[row], place, float(wait_s[place])
 

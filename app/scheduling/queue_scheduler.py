@@ -201,7 +201,7 @@ class QueueScheduler:
 
     def _leave(self, waiting: Waiting) -> None:
         self._feeder.remove(waiting)
-        self._room.drop_claim(waiting.tag)
+        self._room.drop_claim(waiting)
 
     def _refuse_if_too_late(self, waiting: Waiting) -> None:
         """Refuses one that has just come and would miss its deadline behind those that wait."""
@@ -221,7 +221,7 @@ class QueueScheduler:
                 slo = waiting.slo
                 error = deadline_unreachable(slo.name, slo.deadline_s, 0)
                 waiting.tag.answer.set_exception(error)
-            for fed in self._feeder.pump(now_s, usable, self._has_room):
+            for fed in self._feeder.pump(now_s, usable, self._has_room, self._claimant):
                 self._grant(fed)
         if len(self._feeder.queue) and self._tick is None:
             loop = asyncio.get_running_loop()
@@ -230,6 +230,9 @@ class QueueScheduler:
     def _on_tick(self) -> None:
         self._tick = None
         self._pump()
+
+    def _claimant(self) -> Waiting | None:
+        return self._room.claimant
 
     def _has_room(self, waiting: Waiting) -> bool:
         """Whether decode can hold the request: prefill must not start what nobody can take."""
@@ -240,9 +243,12 @@ class QueueScheduler:
         except GatewayError:
             # Let it through: being granted, it finds out what is wrong.
             return True
-        if any(self._room.with_room(decodes, n_tokens, wish) for _, decodes in groups):
+        if any(self._room.with_room(decodes, n_tokens, waiting) for _, decodes in groups):
             return True
-        self._room.claim(wish, [worker for _, decodes in groups for worker in decodes])
+        everyone = [worker for _, decodes in groups for worker in decodes]
+        if self._room.fits_nowhere(everyone, wish.ask.facts):
+            return True
+        self._room.claim(waiting, everyone)
         return False
 
     def _grant(self, fed: Fed) -> None:
@@ -259,11 +265,11 @@ class QueueScheduler:
                 )
         except GatewayError as error:
             self._feeder.finish(fed, self._now_s(), is_ok=False)
-            self._room.drop_claim(wish)
+            self._room.drop_claim(fed.waiting)
             wish.answer.set_exception(error)
             return
-        with_room = self._room.with_room(decodes, n_tokens, wish)
-        self._room.drop_claim(wish)
+        with_room = self._room.with_room(decodes, n_tokens, fed.waiting)
+        self._room.drop_claim(fed.waiting)
         grant = self._early.grant(wish.ask, prefill, rank, with_room or decodes)
         decode = grant.pair.decode
         self._room.hold(decode, n_tokens)

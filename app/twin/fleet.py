@@ -176,6 +176,7 @@ class TwinFleet:
             1 - n_computed / max(1, n_all),
             run.idle_s if self._queue is not None else None,
             run.n_lost,
+            max(self._counters[key].longest_room_wait_s for key in self._decodes),
         )
 
     @asynccontextmanager
