@@ -153,7 +153,7 @@ def build_gateway(
         budget=RetryBudget(
             settings.retry_budget_percent / 100, settings.retry_budget_min_tokens, now_s
         ),
-        total_s=settings.total_timeout_secs,
+        standings=settings.standing_rules,
         now_s=now_s,
         aliases=dict(settings.model_alias),
         tracing=tracing,
@@ -272,6 +272,7 @@ def _limits(settings: Settings) -> LegLimits:
         first_token_s=settings.first_token_timeout_secs or whole_s,
         gap_s=settings.token_gap_timeout_secs or whole_s,
         whole_s=whole_s,
+        total_s=settings.total_timeout_secs,
     )
 
 

@@ -6,7 +6,8 @@ from app.clock import Clock
 from app.observability.log import get_logger
 from app.policies.catalog import POLICIES
 from app.scheduling.load_watch import LoadWatch
-from app.scheduling.queue_scheduler import QueueLimits, QueueScheduler
+from app.scheduling.queue_parts import QueueLimits
+from app.scheduling.queue_scheduler import QueueScheduler
 from app.scheduling.running_policies import NamedPolicy, RunningPolicies
 from app.scheduling.scheduler import LocalScheduler, Scheduler
 from app.scheduling.skip_rule import SkipRule

@@ -22,6 +22,7 @@ from app.settings_policies import PolicySettings
 from app.settings_pools import PoolSettings
 from app.settings_scheduling import SchedulingSettings
 from app.settings_security import SecuritySettings
+from app.settings_standing import StandingSettings
 from app.settings_tokens import TokenSettings
 from app.settings_values import (
     Knob,
@@ -57,6 +58,7 @@ class Settings(
     PolicySettings,
     SchedulingSettings,
     SecuritySettings,
+    StandingSettings,
     TokenSettings,
     WorkerSettings,
 ):

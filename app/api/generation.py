@@ -8,6 +8,7 @@ runs for a request ends with it.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from traceback import clear_frames
 from typing import Any
 
@@ -75,7 +76,7 @@ class GenerationEndpoint:
         ticket: Ticket | None = state.get("ticket")
         notes = _notes_of(state, self._route)
         try:
-            prepared = await self._prepare(scope, receive, notes, ticket)
+            prepared = await self._prepare(scope, receive, state, notes)
         except ClientGone:
             # Unless the server has answered in our place.
             notes.outcome = notes.outcome or CLIENT_GONE
@@ -99,7 +100,7 @@ class GenerationEndpoint:
             await self._fail(_first(ending), prepared, relay, scope, send)
 
     async def _prepare(
-        self, scope: Scope, receive: Receive, notes: Notes, ticket: Ticket | None
+        self, scope: Scope, receive: Receive, state: Mapping[str, Any], notes: Notes
     ) -> Prepared:
         """Reads and parses the body, once; the parsed one is not kept for the request's life."""
         body = await read_body(scope, receive, self._max_body_bytes)
@@ -110,6 +111,7 @@ class GenerationEndpoint:
         notes.is_stream = facts.stream
         if self._keeps_sketches:
             notes.sketch = sketch(facts)
+        ticket: Ticket | None = state.get("ticket")
         if ticket is not None:
             ticket.count(facts.n, facts.batch or 1)
         if facts.n > 1 and facts.n * len(body) > MAX_FAN_OUT_BYTES:
@@ -118,9 +120,9 @@ class GenerationEndpoint:
                 "every choice is sent it whole.",
                 param="n",
             )
-        request_id = scope.get("state", {}).get("request_id", "")
+        request_id, key_name = state.get("request_id", ""), state.get("key_name", "")
         return await self._router.prepare(
-            facts, document, body, scope["headers"], request_id, notes
+            facts, document, body, scope["headers"], request_id, notes, key_name
         )
 
     async def _answer(

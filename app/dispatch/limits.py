@@ -1,4 +1,4 @@
-"""How long a leg may keep a request waiting."""
+"""How long a leg may keep a request waiting, and how long a request may take."""
 
 from __future__ import annotations
 
@@ -17,9 +17,11 @@ class LegLimits:
         first_token_s: From prefill's end (vLLM: from decode's dispatch) to decode's first token.
         gap_s: Longest silence of a stream after that.
         whole_s: Longest silence of a decode leg that answers in one piece: all of its work.
+        total_s: Longest time for a request as a whole; ``None``: no limit.
     """
 
     prefill_s: float
     first_token_s: float
     gap_s: float
     whole_s: float
+    total_s: float | None = None

@@ -34,6 +34,7 @@ from app.protocol.facts import RequestFacts
 from app.protocol.wire_json import JsonObject
 from app.scheduling.scheduler import Ask, Grant, Outcome, Pair
 from app.scheduling.solo import Solo, SoloGrant
+from app.scheduling.standing import StandingRules
 from app.text.answer import Envelope
 from app.text.text_route import read_request
 from app.upstream.http1 import encode_lines
@@ -55,7 +56,7 @@ class PDRouter:
         blame: Settles failures.
         rules: When another pair is tried.
         budget: Bounds what all retries together may cost.
-        total_s: Longest time for a request as a whole; ``None``: no limit.
+        standings: Tells whose a request is and how urgent.
         now_s: The clock of the deadlines.
         aliases: Models by their further names.
         tracing: Makes a span of each request; None: nobody does.
@@ -70,7 +71,7 @@ class PDRouter:
         blame: Blame,
         rules: RetryRules,
         budget: RetryBudget,
-        total_s: float | None,
+        standings: StandingRules,
         now_s: Clock,
         aliases: Mapping[str, str],
         tracing: RequestTracing | None = None,
@@ -81,7 +82,7 @@ class PDRouter:
         self._blame = blame
         self._rules = rules
         self._budget = budget
-        self._total_s = total_s
+        self._standings = standings
         self._now_s = now_s
         self._aliases = aliases
         self._client_rids = ClientRids()
@@ -95,6 +96,7 @@ class PDRouter:
         client_headers: RawHeaders,
         request_id: str,
         notes: Notes | None = None,
+        key_name: str = "",
     ) -> Prepared:
         """Makes a request ready for any pair.
 
@@ -109,9 +111,11 @@ class PDRouter:
             client_headers: What the client sent.
             request_id: For the workers' logs.
             notes: What is noted of it; a new one if left out.
+            key_name: The name of the client's API key.
 
         Raises:
-            InvalidRequest: A field is wrong or cannot be honoured.
+            InvalidRequest: A field is wrong or cannot be honoured, or there is no such class.
+            KeyNotAllowed: The class that it asks for is for other keys.
             CapacityError: The tokenizer cannot be had, or too many texts wait for it.
         """
         name = facts.model
@@ -124,6 +128,8 @@ class PDRouter:
         if self._tracing is not None:
             headers = self._tracing.begin(notes, headers)
         prepared = Prepared(facts, body, encode_lines(headers), notes)
+        standing = prepared.standing = self._standings.read(key_name, client_headers)
+        notes.slo_class = standing.slo.name
         worker = self._texts.worker_of(facts.model)
         if worker is not None:
             served = await self._texts.get(facts.model, worker)
@@ -139,7 +145,8 @@ class PDRouter:
             UnknownModel: Nobody serves the model.
             CapacityError: Nobody can take the request now.
         """
-        ask, scheduler = Ask(prepared.facts, excluded), self._tools.scheduler
+        ask = Ask(prepared.facts, excluded, prepared.standing)
+        scheduler = self._tools.scheduler
         if (solo := scheduler.alone(ask)) is not None:
             return solo
         try:
@@ -166,7 +173,8 @@ class PDRouter:
         """
         attempts = Attempts(self._rules, self._budget, prepared.n_prompt_tokens, self._now_s)
         opening = self._open(prepared, legs, attempts)
-        return opening if self._total_s is None else within(opening, self._total_s, attempts)
+        total_s = self._tools.limits.total_s
+        return opening if total_s is None else within(opening, total_s, attempts)
 
     @asynccontextmanager
     async def _open(

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from app.observability.notes import Notes
 from app.protocol.facts import RequestFacts
+from app.scheduling.standing import ANYBODY, Standing
 from app.text.text_request import TextRequest
 from app.upstream.http1 import HeaderLines
 
@@ -24,6 +25,7 @@ class Prepared:
         notes: What is noted of the request on its way.
         text: The request as tokens, where vLLM workers serve its model.
         trace: Its trace context, for gRPC calls.
+        standing: Whose it is and how urgent, for the queue.
     """
 
     facts: RequestFacts
@@ -32,6 +34,7 @@ class Prepared:
     notes: Notes = field(default_factory=Notes)
     text: TextRequest | None = None
     trace: tuple[tuple[str, str], ...] = ()
+    standing: Standing = ANYBODY
 
     @property
     def n_prompt_tokens(self) -> int:

@@ -149,6 +149,8 @@ def _add_generation(fields: dict[str, Any], notes: Notes) -> None:
         worker, fields["alone"] = notes.alone
         fields["worker"] = worker.spec.url
         fields["attempts"] = notes.n_attempts
+    if notes.slo_class:
+        fields["slo_class"] = notes.slo_class
     if notes.n_prompt is not None:
         fields["prompt_tokens"] = notes.n_prompt
     if notes.n_cached is not None:

@@ -66,6 +66,7 @@ class Notes:
         cause: The error's sentence.
         detail: What only the log says beside it.
         reason: Why this pair, as the scheduler put it down.
+        slo_class: Its class in the queue, empty for the one of all.
         trace: Its span, and the time of day less ``now_s``, where requests are traced.
         no_retry: Why a retry that was safe did not follow.
     """
@@ -103,6 +104,7 @@ class Notes:
         "request_id",
         "route",
         "sketch",
+        "slo_class",
         "status",
         "trace",
     )
@@ -114,7 +116,7 @@ class Notes:
         self.prefill_sent_s = self.prefill_ended_s = self.decode_sent_s = 0.0
         self.first_s = self.last_s = self.ended_s = 0.0
         self.status = self.n_attempts = self.n_events = self.n_estimated = 0
-        self.request_id = self.route = ""
+        self.request_id = self.route = self.slo_class = ""
         self.sketch = b""
         self.is_stream = False
         self.prefill: Worker | None = None

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from app.protocol.facts import RequestFacts
+    from app.scheduling.wait_queue import Waiting
     from app.workers.worker import Worker
 
 RESERVE_TOKENS = 512
@@ -26,16 +27,20 @@ class DecodeRoom:
 
     A request that fits nowhere claims a worker, which then gets nothing else until the request
     fits there: without that shorter ones would take the room as it comes free. One claim at a
-    time, so the other workers go on.
+    time, so the other workers go on. Whoever feeds looks at the claimant first: behind others
+    that wait for its worker it would never be reached.
+
+    Attributes:
+        claimant: The request that a worker is kept for.
     """
 
     def __init__(self) -> None:
         self._held: dict[str, int] = {}
-        self._claimant: object | None = None
+        self.claimant: Waiting | None = None
         self._claimed: Worker | None = None
 
     def with_room(
-        self, workers: Sequence[Worker], n_tokens: int, asker: object = None
+        self, workers: Sequence[Worker], n_tokens: int, asker: Waiting | None = None
     ) -> list[Worker]:
         """The workers that can hold so many tokens more.
 
@@ -48,7 +53,7 @@ class DecodeRoom:
             asker: The request; one that has claimed a worker may have it.
         """
         held = self._held
-        claimed = None if asker is not None and asker is self._claimant else self._claimed
+        claimed = None if asker is not None and asker is self.claimant else self._claimed
         return [
             worker
             for worker in workers
@@ -60,16 +65,25 @@ class DecodeRoom:
             )
         ]
 
-    def claim(self, asker: object, workers: Sequence[Worker]) -> None:
+    def fits_nowhere(self, workers: Sequence[Worker], facts: RequestFacts) -> bool:
+        """Whether a prompt is longer than the whole cache of each of these workers.
+
+        Nothing is gained by emptying one for it: the engine refuses it at once.
+        """
+        n_prompt = facts.n_prompt_tokens // (facts.batch or 1)
+        return all(0 < (worker.info.max_total_tokens or 0) <= n_prompt for worker in workers)
+
+    def claim(self, asker: Waiting, workers: Sequence[Worker]) -> None:
         """Keeps the emptiest of these workers for a request, unless another has a claim."""
-        if self._claimant is None:
-            self._claimant = asker
+        is_own = self.claimant is asker and self._claimed not in workers
+        if self.claimant is None or is_own:
+            self.claimant = asker
             self._claimed = min(workers, key=lambda worker: self._held.get(worker.id, 0))
 
-    def drop_claim(self, asker: object) -> None:
+    def drop_claim(self, asker: Waiting) -> None:
         """The request has its room, or no longer wants it."""
-        if self._claimant is asker:
-            self._claimant = self._claimed = None
+        if self.claimant is asker:
+            self.claimant = self._claimed = None
 
     def hold(self, worker: Worker, n_tokens: int) -> None:
         """Counts a request in."""

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from app.scheduling.key_shares import KeyShares
 from app.scheduling.rank_ledger import RankLedger, Sent
+from app.scheduling.turns import PRIORITY_S, Turns, order_of
 from app.scheduling.wait_queue import Waiting, WaitQueue
 
 if TYPE_CHECKING:
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
 WORK_WEIGHT = 3.0
 """What a second of GPU work weighs against a second of waiting: it delays all others as well."""
-AGEING = 0.3
-"""Seconds of own work that a second of waiting makes up for."""
 _REFRESH_S = 0.25
 """Rows of the queue are worked out anew after this long: others may have brought the prefix."""
 _MAX_REFRESHES = 32
@@ -71,7 +69,7 @@ class Feeder:
         self._index = index
         self._block_tokens = block_tokens
         self._ledgers: list[RankLedger | None] = [None] * index.n_places
-        self._shares = KeyShares()
+        self._turns = Turns()
         self.queue = WaitQueue(index.n_places)
         self.n_fed_tokens = self.n_fed_cached_tokens = 0.0
 
@@ -95,6 +93,10 @@ class Feeder:
         self._ledgers[place] = None
         self._index.forget(place)
 
+    def ledger(self, place: int) -> RankLedger | None:
+        """The account of the rank at a place, if there is one."""
+        return self._ledgers[place]
+
     def take(self, place: int, snapshot: RankLoad) -> None:
         """Takes an engine's word on a rank."""
         ledger = self._ledgers[place]
@@ -103,7 +105,7 @@ class Feeder:
 
     def add(self, waiting: Waiting, now_s: float) -> None:
         """Puts a request into the queue."""
-        self._shares.enter(waiting.key)
+        self._turns.enter(waiting)
         self.queue.add(waiting)
         self._read(waiting, now_s)
 
@@ -116,7 +118,7 @@ class Feeder:
         """Takes a request out that gives up; returns whether it still waited."""
         if not self.queue.remove(waiting):
             return False
-        self._shares.leave(waiting.key)
+        self._turns.leave(waiting)
         return True
 
     def finish(self, fed: Fed, now_s: float, *, is_ok: bool) -> None:
@@ -130,6 +132,7 @@ class Feeder:
         now_s: float,
         usable: NDArray[np.bool_],
         has_room: Callable[[Waiting], bool] = lambda _: True,
+        kept_for: Callable[[], Waiting | None] = lambda: None,
     ) -> Iterator[Fed]:
         """Feeds what can be fed, one at a time: the caller counts each before the next is chosen.
 
@@ -137,6 +140,7 @@ class Feeder:
             now_s: The time.
             usable: By place, whether a rank takes requests at all now.
             has_room: Whether decode can hold the request; one that it cannot is passed over.
+            kept_for: The request for which room is kept, which then goes first.
 
         Yields:
             What goes where, in this order.
@@ -144,13 +148,49 @@ class Feeder:
         self._refresh(now_s)
         passed_over: set[Waiting] = set()
         while len(self.queue) and len(passed_over) < _MAX_PASSED_OVER:
-            chosen = self._choose(now_s, usable, passed_over)
+            chosen = self._choose(now_s, usable, passed_over, kept_for())
             if chosen is None:
                 break
             if has_room(chosen[0]):
                 yield self._feed(*chosen, now_s)
             else:
                 passed_over.add(chosen[0])
+
+    def predicted_s(self, waiting: Waiting, now_s: float, usable: NDArray[np.bool_]) -> float:
+        """Time until a request that waits would have its first token, 0 if nobody can tell.
+
+        What goes before it now is counted, what may come and overtake it is not; nor are the
+        shares of other keys. So it is rather too short than too long.
+        """
+        alone_s = self._alone_s(now_s, usable)[waiting.row]
+        if not 0 < alone_s < np.inf:
+            return 0.0
+        wait_s, rate, _ = self._state(now_s, usable)
+        cost = self.queue.uncached / rate * WORK_WEIGHT + wait_s
+        best = cost.argmin(axis=1)
+        work_s = (self.queue.uncached / rate)[np.arange(len(best)), best]
+        order = order_of(self.queue, work_s, wait_s[best], now_s)
+        order -= PRIORITY_S * self.queue.priority
+        is_before = (order < order[waiting.row]) & np.isfinite(work_s)
+        n_ranks = np.isfinite(self.queue.uncached[waiting.row] + wait_s).sum()
+        return float(alone_s + work_s[is_before].sum() / n_ranks)
+
+    def unreachable(self, now_s: float, usable: NDArray[np.bool_]) -> list[Waiting]:
+        """The requests that would miss their deadline even if they went next."""
+        if not self.queue.n_timed:
+            return []
+        is_late = self.queue.deadline_s - now_s < self._alone_s(now_s, usable)
+        return [self.queue[row] for row in np.flatnonzero(is_late).tolist()]
+
+    def _alone_s(self, now_s: float, usable: NDArray[np.bool_]) -> NDArray[np.float64]:
+        """By row, time to the first token of a request that goes next; 0 if nobody can tell."""
+        wait_s, rate, _ = self._state(now_s, usable)
+        lead_s = np.array([np.inf if one is None else one.lead_s for one in self._ledgers])
+        total_s = self.queue.uncached / rate + (wait_s + lead_s)
+        best = total_s.argmin(axis=1)
+        alone_s = total_s[np.arange(len(best)), best]
+        is_known = np.array([one is not None and one.knows_rate for one in self._ledgers])
+        return np.where(np.isfinite(alone_s) & is_known[best], alone_s, 0.0)
 
     def n_starved(self, now_s: float, usable: NDArray[np.bool_]) -> int:
         """Ranks without work, and not hungry, that a waiting request would go to."""
@@ -162,7 +202,11 @@ class Feeder:
         return sum(not wait_s[place] and not is_hungry[place] for place in wanted)
 
     def _choose(
-        self, now_s: float, usable: NDArray[np.bool_], passed_over: Collection[Waiting]
+        self,
+        now_s: float,
+        usable: NDArray[np.bool_],
+        passed_over: Collection[Waiting],
+        kept_for: Waiting | None,
     ) -> tuple[Waiting, int, float] | None:
         """The request that goes next, its place, and the wait there."""
         wait_s, rate, is_hungry = self._state(now_s, usable)
@@ -178,9 +222,12 @@ class Feeder:
             goes[[waiting.row for waiting in passed_over]] = False
         if not goes.any():
             return None
-        order = work_s[rows, best] - AGEING * (now_s - self.queue.arrived_s)
+        order = order_of(self.queue, work_s[rows, best], wait_s[best], now_s)
         order[~goes] = np.inf
-        row = self._shares.first(self.queue, order)
+        if kept_for is not None and kept_for.row >= 0 and goes[kept_for.row]:
+            row = kept_for.row
+        else:
+            row = self._turns.first(self.queue, order)
         place = int(best[row])
         return self.queue[row], place, float(wait_s[place])
 
@@ -209,7 +256,7 @@ class Feeder:
         self._read(waiting, now_s)
         n_uncached = float(self.queue.uncached[waiting.row, place])
         self.remove(waiting)
-        self._shares.charge(waiting.key, n_uncached)
+        self._turns.charge(waiting, n_uncached)
         self._index.add(place, waiting.hashes)
         self.n_fed_tokens += waiting.n_tokens
         self.n_fed_cached_tokens += waiting.n_tokens - n_uncached

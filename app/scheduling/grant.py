@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from app.scheduling.standing import ANYBODY, Standing
+
 if TYPE_CHECKING:
     from app.errors import Leg
     from app.protocol.facts import RequestFacts
@@ -30,10 +32,12 @@ class Ask:
     Attributes:
         facts: What is known of it.
         excluded: Ids of workers that were tried already.
+        standing: Whose it is and how urgent; a queue orders by it.
     """
 
     facts: RequestFacts
     excluded: frozenset[str] = frozenset()
+    standing: Standing = ANYBODY
 
 
 @dataclass(slots=True)

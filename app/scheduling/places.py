@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from app.scheduling.queue_parts import RankState
 from app.scheduling.rank_ledger import RankLedger
 from app.workers.states import State
 
@@ -90,6 +91,21 @@ class Places:
             if worker.state is State.READY and (breaker.is_closed or breaker.allows(now_s)):
                 (full if worker.capacity_until_s > now_s else free)[place] = True
         return free if free.any() else full
+
+    def states(self, now_s: float) -> list[RankState]:
+        """What is believed of each rank."""
+        return [
+            RankState(
+                worker.id,
+                rank,
+                ledger.rate_tokens_per_s,
+                ledger.lead_s,
+                ledger.unstarted_tokens(now_s),
+                ledger.is_fresh(now_s),
+            )
+            for place, (worker, rank) in self.ranks.items()
+            if (ledger := self._feeder.ledger(place)) is not None
+        ]
 
     def take(self, worker: Worker, loads: dict[int, RankLoad]) -> None:
         """Hands a worker's word on its ranks to the feeder."""

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 if TYPE_CHECKING:
     from app.scheduling.feeder import Feeder
 
@@ -17,6 +15,7 @@ class QueueFigures:
 
     Attributes:
         n_waiting: Requests in the queue.
+        oldest_wait_s: How long the one that waits longest has waited.
         n_waiting_tokens: Their uncached tokens, each at the rank that would have fewest.
         n_backlog_tokens: Uncached tokens that ranks were sent and have not finished.
         rate_tokens_per_s: Of all ranks together, as learned.
@@ -28,6 +27,7 @@ class QueueFigures:
     """
 
     n_waiting: int
+    oldest_wait_s: float
     n_waiting_tokens: float
     n_backlog_tokens: float
     rate_tokens_per_s: float
@@ -43,11 +43,10 @@ def read_figures(feeder: Feeder, now_s: float, n_early: int) -> QueueFigures:
     ledgers = [ledger for ledger in feeder.ledgers if ledger is not None]
     rate = sum(ledger.rate_tokens_per_s for ledger in ledgers)
     backlog = sum(ledger.backlog_tokens(now_s) for ledger in ledgers)
-    rows = feeder.queue.uncached
-    best = rows.min(axis=1) if len(rows) else np.zeros(0)
-    waiting = float(best[np.isfinite(best)].sum())
+    waiting = feeder.queue.n_tokens
     return QueueFigures(
         n_waiting=len(feeder.queue),
+        oldest_wait_s=max(0.0, now_s - feeder.queue.oldest_s),
         n_waiting_tokens=waiting,
         n_backlog_tokens=backlog,
         rate_tokens_per_s=rate,

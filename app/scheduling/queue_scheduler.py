@@ -7,16 +7,24 @@ be put in a better order, or go to a better rank, than what waits in an engine's
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from app.errors import CapacityError, GatewayError, NoPairAvailable
+from app.errors import GatewayError, NoPairAvailable
 from app.scheduling.decode_room import DecodeRoom, n_kv_tokens
-from app.scheduling.feeder import Fed, Feeder
+from app.scheduling.feeder import Feeder
 from app.scheduling.places import Places
 from app.scheduling.prefix_index import PrefixIndex
 from app.scheduling.prompt_blocks import BLOCK_TOKENS, block_hashes
 from app.scheduling.queue_figures import QueueFigures, read_figures
+from app.scheduling.queue_parts import (
+    Held,
+    QueueLimits,
+    RankState,
+    Wish,
+    deadline_unreachable,
+    queue_deadline,
+    queue_full,
+)
 from app.scheduling.queue_reason import why_fed
 from app.scheduling.scheduler import Outcome
 from app.scheduling.wait_queue import Waiting
@@ -26,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from app.clock import Clock
+    from app.scheduling.feeder import Fed
     from app.scheduling.scheduler import Ask, Grant, LocalScheduler
     from app.scheduling.solo import SoloGrant
     from app.workers.rank_load import RankLoad
@@ -37,40 +46,6 @@ _TICKS_A_POLL = 5
 _STALE_POLLS = 10
 N_PLACES = 192
 """Prefill ranks that the index tells apart: 36 bytes a block. Those beyond are bound early."""
-
-
-@dataclass(frozen=True, slots=True)
-class QueueLimits:
-    """How much may wait.
-
-    Attributes:
-        n_waiting: Requests in the queue.
-        deadline_s: Longest wait of one.
-        index_bytes: Memory of the prefix index.
-        poll_s: How often workers are asked for their load.
-    """
-
-    n_waiting: int = 4096
-    deadline_s: float = 60.0
-    index_bytes: int = 64 * 1024 * 1024
-    poll_s: float = 0.1
-
-
-@dataclass(slots=True, eq=False)
-class _Wish:
-    """What is behind a waiting request: who asks, and who waits for the answer."""
-
-    ask: Ask
-    answer: asyncio.Future[Grant] = field(repr=False)
-
-
-@dataclass(slots=True)
-class _Held:
-    """What a grant holds beside its leases."""
-
-    fed: Fed
-    decode: Worker
-    n_kv_tokens: int
 
 
 class QueueScheduler:
@@ -108,6 +83,10 @@ class QueueScheduler:
         """Requests in the queue."""
         return len(self._feeder.queue)
 
+    def rank_states(self) -> list[RankState]:
+        """What is believed of each prefill rank that has a place."""
+        return self._places.states(self._now_s())
+
     def n_starved(self) -> int:
         """Ranks that have started all they were sent while their window keeps a request back."""
         return self._feeder.n_starved(self._now_s(), self._places.usable(self._now_s()))
@@ -122,7 +101,7 @@ class QueueScheduler:
         Raises:
             UnknownModel: Workers are registered and none serves the model.
             NoPairAvailable: No prefill or no decode worker can take it now.
-            CapacityError: Too many wait, or its turn did not come in time; 503.
+            CapacityError: Too many wait, or its turn did not or would not come in time; 503.
         """
         groups = self._early.usable_groups(ask)
         now_s = self._now_s()
@@ -132,15 +111,17 @@ class QueueScheduler:
             self._n_early += 1
             return await self._early.ask(ask)
         if self.n_waiting >= self._limits.n_waiting:
-            raise CapacityError(
-                f"{self.n_waiting} requests wait already, as many as may.",
-                code="queue_full",
-                retry_after_s=1,
-            )
+            raise queue_full(self.n_waiting)
         answer: asyncio.Future[Grant] = asyncio.get_running_loop().create_future()
-        facts = ask.facts
+        facts, standing = ask.facts, ask.standing
         waiting = Waiting(
-            block_hashes(facts), facts.n_prompt_tokens, now_s, places, tag=_Wish(ask, answer)
+            block_hashes(facts),
+            facts.n_prompt_tokens,
+            now_s,
+            places,
+            standing.key,
+            standing.slo,
+            tag=Wish(ask, answer),
         )
         self._feeder.add(waiting, now_s)
         self._pump()
@@ -149,18 +130,19 @@ class QueueScheduler:
         return await self._wait(waiting, answer)
 
     async def _wait(self, waiting: Waiting, answer: asyncio.Future[Grant]) -> Grant:
+        limit_s, slo = self._limits.deadline_s, waiting.slo
+        if waiting.is_timed:
+            self._refuse_if_too_late(waiting)
         try:
-            async with asyncio.timeout(self._limits.deadline_s):
+            async with asyncio.timeout(min(limit_s, slo.deadline_s)):
                 return await asyncio.shield(answer)
         except TimeoutError:
             if answer.done():
                 return answer.result()
             self._leave(waiting)
-            raise CapacityError(
-                f"The request waited {self._limits.deadline_s:g} s for a prefill worker.",
-                code="queue_deadline",
-                retry_after_s=1,
-            ) from None
+            if slo.deadline_s <= limit_s:
+                raise deadline_unreachable(slo, 0) from None
+            raise queue_deadline(limit_s) from None
         except asyncio.CancelledError:
             self._leave(waiting)
             if answer.done() and not answer.cancelled() and answer.exception() is None:
@@ -176,7 +158,7 @@ class QueueScheduler:
         """Give all leases back; again is harmless."""
         self._early.done(grant, outcome)
         held, grant.note = grant.note, None
-        if isinstance(held, _Held):
+        if isinstance(held, Held):
             self._feeder.finish(held.fed, self._now_s(), is_ok=False)
             self._room.release(held.decode, held.n_kv_tokens)
             self._pump()
@@ -197,7 +179,7 @@ class QueueScheduler:
 
     def _finish_prefill(self, grant: Grant) -> None:
         held = grant.note
-        if isinstance(held, _Held):
+        if isinstance(held, Held):
             self._feeder.finish(held.fed, self._now_s(), is_ok=True)
             self._pump()
 
@@ -205,7 +187,7 @@ class QueueScheduler:
         """Choose the grant's decode worker anew; see :class:`LocalScheduler`."""
         self._early.rebind_decode(grant, excluded)
         held = grant.note
-        if isinstance(held, _Held) and held.decode is not grant.pair.decode:
+        if isinstance(held, Held) and held.decode is not grant.pair.decode:
             self._room.release(held.decode, held.n_kv_tokens)
             held.decode = grant.pair.decode
             self._room.hold(held.decode, held.n_kv_tokens)
@@ -223,13 +205,24 @@ class QueueScheduler:
 
     def _leave(self, waiting: Waiting) -> None:
         self._feeder.remove(waiting)
-        self._room.drop_claim(waiting.tag)
+        self._room.drop_claim(waiting)
+
+    def _refuse_if_too_late(self, waiting: Waiting) -> None:
+        """Refuses one that has just come and would miss its deadline behind those that wait."""
+        now_s = self._now_s()
+        predicted_s = self._feeder.predicted_s(waiting, now_s, self._places.usable(now_s))
+        if predicted_s > waiting.slo.deadline_s:
+            self._leave(waiting)
+            raise deadline_unreachable(waiting.slo, predicted_s - waiting.slo.deadline_s)
 
     def _pump(self) -> None:
         now_s = self._now_s()
         if len(self._feeder.queue):
             usable = self._places.usable(now_s)
-            for fed in self._feeder.pump(now_s, usable, self._has_room):
+            for waiting in self._feeder.unreachable(now_s, usable):
+                self._leave(waiting)
+                waiting.tag.answer.set_exception(deadline_unreachable(waiting.slo, 0))
+            for fed in self._feeder.pump(now_s, usable, self._has_room, self._claimant):
                 self._grant(fed)
         if len(self._feeder.queue) and self._tick is None:
             loop = asyncio.get_running_loop()
@@ -239,23 +232,29 @@ class QueueScheduler:
         self._tick = None
         self._pump()
 
+    def _claimant(self) -> Waiting | None:
+        return self._room.claimant
+
     def _has_room(self, waiting: Waiting) -> bool:
         """Whether decode can hold the request: prefill must not start what nobody can take."""
-        wish: _Wish = waiting.tag
+        wish: Wish = waiting.tag
         n_tokens = n_kv_tokens(wish.ask.facts)
         try:
             groups = self._early.usable_groups(wish.ask)
         except GatewayError:
             # Let it through: being granted, it finds out what is wrong.
             return True
-        if any(self._room.with_room(decodes, n_tokens, wish) for _, decodes in groups):
+        if any(self._room.with_room(decodes, n_tokens, waiting) for _, decodes in groups):
             return True
-        self._room.claim(wish, [worker for _, decodes in groups for worker in decodes])
+        everyone = [worker for _, decodes in groups for worker in decodes]
+        if self._room.fits_nowhere(everyone, wish.ask.facts):
+            return True
+        self._room.claim(waiting, everyone)
         return False
 
     def _grant(self, fed: Fed) -> None:
         """Answers the request that was fed; one that cannot go any more is told why."""
-        wish: _Wish = fed.waiting.tag
+        wish: Wish = fed.waiting.tag
         prefill, rank = self._places.ranks[fed.place]
         n_tokens = n_kv_tokens(wish.ask.facts)
         try:
@@ -267,16 +266,16 @@ class QueueScheduler:
                 )
         except GatewayError as error:
             self._feeder.finish(fed, self._now_s(), is_ok=False)
-            self._room.drop_claim(wish)
+            self._room.drop_claim(fed.waiting)
             wish.answer.set_exception(error)
             return
-        with_room = self._room.with_room(decodes, n_tokens, wish)
-        self._room.drop_claim(wish)
+        with_room = self._room.with_room(decodes, n_tokens, fed.waiting)
+        self._room.drop_claim(fed.waiting)
         why = why_fed(self._early.slots[Role.PREFILL], fed, prefill, groups, wish.ask.facts)
         grant = self._early.grant(wish.ask, prefill, rank, with_room or decodes, *why)
         decode = grant.pair.decode
         self._room.hold(decode, n_tokens)
-        grant.note = _Held(fed, decode, n_tokens)
+        grant.note = Held(fed, decode, n_tokens)
         wish.answer.set_result(grant)
 
     def _on_event(self, event: str, worker: Worker) -> None:
@@ -290,7 +289,7 @@ class QueueScheduler:
         """The fleet has changed: other ranks may take what waits, or none any more."""
         now_s = self._now_s()
         for waiting in tuple(self._feeder.queue):
-            wish: _Wish = waiting.tag
+            wish: Wish = waiting.tag
             try:
                 groups = self._early.usable_groups(wish.ask)
             except GatewayError as error:

@@ -87,6 +87,11 @@ class RankLedger:
         return now_s - since_s <= self._stale_s
 
     @property
+    def knows_rate(self) -> bool:
+        """Whether the rate was learned; before that it is a guess."""
+        return self._rate_us >= _RATE_TRUST_US and self._rate_tokens > 0
+
+    @property
     def window_tokens(self) -> float:
         """The rank is fed while it has not started less than this.
 

@@ -35,6 +35,8 @@ class Counters:
     disconnects_noticed: int = 0
     n_active: int = 0
     max_active: int = 0
+    longest_room_wait_s: float = 0.0
+    """Decode: the longest that a request waited for free KV cache."""
     n_flushes: int = 0
 
     def enter(self) -> None:

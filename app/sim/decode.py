@@ -90,9 +90,15 @@ class DecodeEngine:
 
     async def _receive(self, job: Job) -> None:
         n_tokens = len(job.prompt.ids) + min(job.n_max, 512)
-        while self.n_held + n_tokens > self._config.max_total_tokens and self.n_held:
-            self._room_bell.clear()
-            await self._room_bell.wait()
+        began_s = self._now_s()
+        try:
+            while self.n_held + n_tokens > self._config.max_total_tokens and self.n_held:
+                self._room_bell.clear()
+                await self._room_bell.wait()
+        finally:
+            waited_s = self._now_s() - began_s
+            counters = self._counters
+            counters.longest_room_wait_s = max(counters.longest_room_wait_s, waited_s)
         self.n_held += n_tokens
         self._held[job] = n_tokens
         self._preallocating.discard(job)

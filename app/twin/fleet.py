@@ -14,7 +14,8 @@ from app.policies.catalog import POLICIES
 from app.protocol.facts import RequestFacts, peek
 from app.protocol.routes import Route
 from app.scheduling.load_watch import LoadWatch
-from app.scheduling.queue_scheduler import QueueLimits, QueueScheduler
+from app.scheduling.queue_parts import QueueLimits
+from app.scheduling.queue_scheduler import QueueScheduler
 from app.scheduling.scheduler import Ask, Grant, LocalScheduler, Outcome, Scheduler
 from app.sim.config import SimConfig
 from app.sim.counters import Counters
@@ -177,6 +178,7 @@ class TwinFleet:
             1 - n_computed / max(1, n_all),
             run.idle_s if self._queue is not None else None,
             run.n_lost,
+            max(self._counters[key].longest_room_wait_s for key in self._decodes),
         )
 
     @asynccontextmanager

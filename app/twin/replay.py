@@ -69,6 +69,7 @@ def main(argv: Sequence[str]) -> int:
         chunk_tokens=asked.chunk,
         lead_s=asked.lead,
         transfer_s_per_token=asked.transfer,
+        decode_kv_tokens=asked.decode_kv_tokens,
     )
     print(f"{len(rows)} requests over {rows[-1].at_s:.0f} s, {asked.workers}; seconds")  # noqa: T201
     print(HEADING)  # noqa: T201
@@ -97,4 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     words.add_argument("--chunk", type=int, default=8192, help="tokens of a prefill step")
     words.add_argument("--lead", type=float, default=0.15, help="seconds before prefill can start")
     words.add_argument("--transfer", type=float, default=1e-5, help="KV transfer, seconds a token")
+    words.add_argument(
+        "--decode-kv-tokens", type=int, default=4_000_000, help="KV cache of a decode worker"
+    )
     return words

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 HEADING = (
     f"{'router':<18} {'mean':>7} {'p50':>7} {'p90':>7} {'p99':>7} {'max':>7}  "
-    f"{'within 1/5/10 s':>15} {'busy s':>8} {'hits':>6} {'idle s':>7} {'lost':>5}"
+    f"{'within 1/5/10 s':>15} {'busy s':>8} {'hits':>6} {'idle s':>7} {'full s':>7} {'lost':>5}"
 )
 
 
@@ -23,6 +23,8 @@ class Figures:
         idle_s: Time that a prefill worker was idle while a request waited for none other;
             ``None`` where it was not looked at.
         n_lost: Requests without an answer.
+        room_wait_s: The longest that a request waited on a decode worker for free KV cache;
+            ``None`` where it was not looked at.
     """
 
     ttft_s: Sequence[float]
@@ -30,6 +32,7 @@ class Figures:
     hit_rate: float
     idle_s: float | None
     n_lost: int
+    room_wait_s: float | None = None
 
     @property
     def mean_s(self) -> float:
@@ -49,8 +52,9 @@ class Figures:
         """One line under :data:`HEADING`."""
         within = "/".join(f"{self.within(limit_s):.2f}" for limit_s in (1, 5, 10))
         idle = "-" if self.idle_s is None else f"{self.idle_s:.1f}"
+        full = "-" if self.room_wait_s is None else f"{self.room_wait_s:.1f}"
         times = " ".join(f"{self.at(share):7.2f}" for share in (0.5, 0.9, 0.99, 1.0))
         return (
             f"{name:<18} {self.mean_s:7.2f} {times}  {within:>15} {self.busy_s:8.0f} "
-            f"{self.hit_rate:6.3f} {idle:>7} {self.n_lost:5d}"
+            f"{self.hit_rate:6.3f} {idle:>7} {full:>7} {self.n_lost:5d}"
         )

@@ -103,3 +103,31 @@ async def test_vllm_pairs_wait_too(stack: AsyncExitStack, model: Path) -> None:
     for _ in range(3):
         assert (await fleet.ask(GENERATE, words("any", 30))).status == 200
     assert len(fleet.prefill.seen) == len(fleet.decode.seen) == 3
+
+
+async def test_no_room_waits_on_a_full_decode_worker() -> None:
+    """Decode holds a fifth of what comes at once; the rest waits here, the longest one too.
+
+    Without the queue requests wait on the workers for more than a second.
+    """
+    small = SimConfig(role="decode", max_total_tokens=2500, decode_step_s=0.02)
+    settings: dict[str, Any] = QUEUE
+    async with AsyncExitStack() as stack:
+        prefills = [
+            await stack.enter_async_context(SglangSim(SimConfig(prefill_tokens_per_s=20_000.0)))
+            for _ in range(2)
+        ]
+        decodes = [await stack.enter_async_context(SglangSim(small)) for _ in range(2)]
+        fleet = await stack.enter_async_context(serving(prefills, decodes, **settings))
+        sizes = [1000] * 4 + [100, 300, 600] * 8 + [1800]
+        async with asyncio.TaskGroup() as clients:
+            asked = []
+            for number, n_tokens in enumerate(sizes):
+                ids = [1000 + 2000 * number + place for place in range(n_tokens)]
+                params = {"max_new_tokens": 20, "ignore_eos": True}
+                body = {"input_ids": ids, "sampling_params": params}
+                asked.append(clients.create_task(fleet.ask(GENERATE, body)))
+        assert [task.result().status for task in asked] == [200] * len(sizes)
+        assert sum(len(decode.counters.seen) for decode in decodes) == len(sizes)
+        assert max(decode.counters.longest_room_wait_s for decode in decodes) < 0.5
+        assert all(decode.engine.n_held == 0 for decode in decodes)

@@ -36,7 +36,7 @@ class Scripted:
 
 async def choose(scheduler: Scripted) -> object:
     """What the router takes."""
-    fakes: Any = SimpleNamespace(scheduler=scheduler, facts=None)
+    fakes: Any = SimpleNamespace(scheduler=scheduler, facts=None, standing=None)
     router = PDRouter(
         tools=fakes,
         token_tools=fakes,
@@ -44,7 +44,7 @@ async def choose(scheduler: Scripted) -> object:
         blame=fakes,
         rules=fakes,
         budget=fakes,
-        total_s=None,
+        standings=fakes,
         now_s=fakes,
         aliases={},
     )

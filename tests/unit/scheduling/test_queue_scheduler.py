@@ -12,7 +12,8 @@ from app.errors import CapacityError, NoPairAvailable
 from app.policies.least_load import LeastLoad
 from app.protocol.facts import peek
 from app.protocol.routes import Route
-from app.scheduling.queue_scheduler import QueueLimits, QueueScheduler
+from app.scheduling.queue_parts import QueueLimits
+from app.scheduling.queue_scheduler import QueueScheduler
 from app.scheduling.scheduler import Ask, Grant, LocalScheduler, Outcome
 from app.workers.rank_load import RankLoad
 from app.workers.registry import Registry
@@ -192,6 +193,42 @@ async def test_prefill_waits_for_room_on_decode() -> None:
         fleet.scheduler.done(first, Outcome.OK)
         second = await asking
     fleet.scheduler.done(second, Outcome.OK)
+    fleet.scheduler.close()
+    assert fleet.is_clean()
+
+
+async def test_whom_room_is_kept_for_goes_before_all_that_came_after() -> None:
+    """Or those would hide it: none of them may have the worker, and all look shorter."""
+    fleet = Fleet(QueueLimits(poll_s=100.0), decode_tokens=15_000)
+    first = await fleet.ask()
+    async with asyncio.TaskGroup() as tasks:
+        kept_for = tasks.create_task(fleet.ask())
+        await settled()
+        fleet.say_empty()
+        others = [tasks.create_task(fleet.ask(1000)) for _ in range(20)]
+        await settled()
+        assert fleet.scheduler.n_waiting == 21
+        fleet.scheduler.done(first, Outcome.OK)
+        fleet.scheduler.done(await kept_for, Outcome.OK)
+        for _ in others:
+            fleet.say_empty()
+            await settled()
+            for other in [one for one in others if one.done()]:
+                fleet.scheduler.done(other.result(), Outcome.OK)
+    fleet.scheduler.close()
+    assert fleet.is_clean()
+
+
+async def test_a_prompt_longer_than_any_cache_empties_no_worker() -> None:
+    """The engine refuses it at once, so it need not wait for room that cannot be."""
+    fleet = Fleet(QueueLimits(poll_s=100.0), decode_tokens=15_000)
+    first = await fleet.ask()
+    fleet.say_empty()
+    asking = fleet.ask(15_000)
+    with pytest.raises(StopIteration) as stopped:
+        asking.send(None)
+    fleet.scheduler.done(stopped.value.value, Outcome.OK)
+    fleet.scheduler.done(first, Outcome.OK)
     fleet.scheduler.close()
     assert fleet.is_clean()
 

@@ -75,11 +75,16 @@ def test_decode_without_room_is_waited_for_not_timed_out() -> None:
     shape = FleetShape(n_prefill=2, n_decode=1, decode_kv_tokens=45_000)
     figures = replay(rows_of(60), shape, QUEUE)
     assert (len(figures.ttft_s), figures.n_lost) == (60, 0)
+    assert figures.room_wait_s == 0
+    early = replay(rows_of(60), shape, "least_load")
+    assert early.room_wait_s is not None
+    assert early.room_wait_s > 1
 
 
 def test_command_prints_a_line_a_router(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write_trace(tmp_path / "trace.jsonl", rows_of(20))
     words = ["replay", str(path), "--workers", "2p1d", "--policy", "queue", "--policy", "random"]
+    words += ["--decode-kv-tokens", "50000"]
     assert main([*words, "--rows", "5:15", "--rate", "2"]) == 0
     first, heading, *lines = capsys.readouterr().out.splitlines()
     assert first.startswith("10 requests over 1 s, 2p1d")

@@ -1,0 +1,104 @@
+"""What the queue's scheduler is told and what it keeps: limits, wishes, what a grant holds."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from app.errors import CapacityError
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from app.scheduling.feeder import Fed
+    from app.scheduling.scheduler import Ask, Grant
+    from app.scheduling.standing import SloClass
+    from app.workers.worker import Worker
+
+_MAX_RETRY_AFTER_S = 60
+
+
+@dataclass(frozen=True, slots=True)
+class QueueLimits:
+    """How much may wait.
+
+    Attributes:
+        n_waiting: Requests in the queue.
+        deadline_s: Longest wait of one.
+        index_bytes: Memory of the prefix index.
+        poll_s: How often workers are asked for their load.
+    """
+
+    n_waiting: int = 4096
+    deadline_s: float = 60.0
+    index_bytes: int = 64 * 1024 * 1024
+    poll_s: float = 0.1
+
+
+@dataclass(slots=True, eq=False)
+class Wish:
+    """What is behind a waiting request: who asks, and who waits for the answer."""
+
+    ask: Ask
+    answer: asyncio.Future[Grant] = field(repr=False)
+
+
+@dataclass(slots=True)
+class Held:
+    """What a grant holds beside its leases."""
+
+    fed: Fed
+    decode: Worker
+    n_kv_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class RankState:
+    """What is believed of a prefill rank, for metrics and pages.
+
+    Attributes:
+        worker_id: Its worker.
+        rank: Its number there.
+        tokens_per_s: How fast it computes.
+        lead_s: From dispatch until it can start a request.
+        n_unstarted_tokens: What it was sent and has not started.
+        is_fresh: Whether its engine's word counts; else it is fed without restraint.
+    """
+
+    worker_id: str
+    rank: int
+    tokens_per_s: float
+    lead_s: float
+    n_unstarted_tokens: float
+    is_fresh: bool
+
+
+def queue_full(n_waiting: int) -> CapacityError:
+    """The refusal where no more may wait."""
+    return CapacityError(
+        f"{n_waiting} requests wait already, as many as may.", code="queue_full", retry_after_s=1
+    )
+
+
+def queue_deadline(limit_s: float) -> CapacityError:
+    """The refusal of one that waited as long as any may."""
+    return CapacityError(
+        f"The request waited {limit_s:g} s for a prefill worker.",
+        code="queue_deadline",
+        retry_after_s=1,
+    )
+
+
+def deadline_unreachable(slo: SloClass, too_long_s: float) -> CapacityError:
+    """The refusal of one whose class has a deadline that it would miss.
+
+    Args:
+        slo: The class.
+        too_long_s: By how much it would be late.
+    """
+    return CapacityError(
+        f"The first token would not come within the {slo.deadline_s:g} s of the class {slo.name!r}.",
+        code="deadline_unreachable",
+        retry_after_s=min(_MAX_RETRY_AFTER_S, max(1, math.ceil(too_long_s))),
+    )
