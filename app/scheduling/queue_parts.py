@@ -97,8 +97,9 @@ def deadline_unreachable(slo: SloClass, too_long_s: float) -> CapacityError:
         slo: The class.
         too_long_s: By how much it would be late.
     """
+    limit_s = f"{slo.deadline_s:g} s"
     return CapacityError(
-        f"The first token would not come within the {slo.deadline_s:g} s of the class {slo.name!r}.",
+        f"The first token would not come within the {limit_s} of the class {slo.name!r}.",
         code="deadline_unreachable",
         retry_after_s=min(_MAX_RETRY_AFTER_S, max(1, math.ceil(too_long_s))),
     )
