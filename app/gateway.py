@@ -20,6 +20,7 @@ from app.dispatch.retry import RetryRules
 from app.dispatch.retry_budget import RetryBudget
 from app.dispatch.token_leg import TokenTools
 from app.entrance import Entrance, build_entrance
+from app.gateway_discovery import PodDiscovery, build_discovery
 from app.gateway_scheduling import build_scheduler
 from app.gateway_tls import worker_tls
 from app.scheduling.load_watch import LoadWatch
@@ -56,6 +57,7 @@ class Gateway:
     handoffs: HandoffCounts
     entrance: Entrance
     url_guard: UrlGuard
+    discovery: PodDiscovery | None
 
 
 def build_gateway(
@@ -125,6 +127,7 @@ def build_gateway(
         now_s=now_s,
         unix_s=unix_s,
     )
+    guard = UrlGuard(settings.worker_url_allow)
     return Gateway(
         settings=settings,
         clocks=Clocks(now_s, unix_s),
@@ -140,7 +143,8 @@ def build_gateway(
         texts=texts,
         handoffs=counts,
         entrance=build_entrance(settings, now_s),
-        url_guard=UrlGuard(settings.worker_url_allow),
+        url_guard=guard,
+        discovery=build_discovery(settings, registry, drain, guard),
     )
 
 

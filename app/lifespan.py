@@ -43,6 +43,9 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         if gateway.load_watch is not None:
             watching = _keep_running("load watch", gateway.load_watch.run, log)
             others.append(loops.create_task(watching))
+        if gateway.discovery is not None:
+            finding = _keep_running("discovery", gateway.discovery.run, log)
+            others.append(loops.create_task(finding))
         if gateway.entrance.key_file is not None:
             _wake_on_hangup(gateway.entrance.key_file, stack)
             others.append(loops.create_task(_follow(gateway.entrance.key_file)))

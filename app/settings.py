@@ -43,6 +43,7 @@ _GROUPS = (
     "Connections of clients",
     "Workers",
     "vLLM workers",
+    "Kubernetes discovery",
     "Routing",
     "Prefill queue",
     "Admission",

@@ -13,6 +13,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
 from app.settings_admission import AdmissionSettings
+from app.settings_discovery import DiscoverySettings
 from app.settings_edge import EdgeSettings
 from app.settings_fleet import FleetSettings
 from app.settings_limits import LimitSettings
@@ -44,6 +45,7 @@ _Urls = Annotated[tuple[str, ...], BeforeValidator(read_urls)]
 
 class Settings(
     AdmissionSettings,
+    DiscoverySettings,
     EdgeSettings,
     FleetSettings,
     LimitSettings,
@@ -63,7 +65,8 @@ class Settings(
     port: Annotated[_Port, Knob(_LISTENING, "Port to listen on", metavar="PORT")] = 30000
 
     pd_disaggregation: Annotated[
-        bool, Knob(_WORKERS, "Serve prefill/decode pairs; --prefill or --decode mean it too")
+        bool,
+        Knob(_WORKERS, "Serve prefill/decode pairs; workers or selectors of these mean it too"),
     ] = False
     prefill: Annotated[
         tuple[PrefillUrl, ...],
@@ -206,7 +209,7 @@ class Settings(
     @model_validator(mode="before")
     @classmethod
     def _workers_mean_pairs(cls, data: dict[str, Any]) -> dict[str, Any]:
-        if data.get("prefill") or data.get("decode"):
+        if any(data.get(f) for f in ("prefill", "decode", "prefill_selector", "decode_selector")):
             return {**data, "pd_disaggregation": True}
         return data
 

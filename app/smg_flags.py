@@ -14,7 +14,7 @@ control-plane-audit-enabled disable-load-monitoring
 disable-tokenizer-autoload disable-worker-overload-protection dp-aware
 dp-minimum-tokens-scheduler enable-igw enable-mesh enable-rl enable-trace enable-wasm
 epd-disaggregation log-mm-timing mm-allow-private-media-hosts mm-pixel-rdma
-oracle-external-auth priority-scheduler-enabled routing-key-override service-discovery
+oracle-external-auth priority-scheduler-enabled routing-key-override
 sticky-sessions tenant-rate-limit-enabled tokenizer-cache-enable-l0 tokenizer-cache-enable-l1
 trust-tenant-header upstream-http2 worker-overload-protection worker-overload-shed
 """
@@ -32,7 +32,7 @@ least-load-mean-prefill-tokens load-monitor-interval log-dir max-background-resp
 max-buffered-request-bytes max-idle-secs max-tree-size mcp-config-path
 mesh-advertise-host mesh-host mesh-port mesh-server-name mesh-tls-ca-cert mesh-tls-cert
 mesh-tls-key mm-allowed-media-domains mm-per-request-image-limit mm-pixel-cache-mb mm-processing
-model model-alias model-id-from multimodal-max-inflight-bytes multimodal-shm-min-bytes
+model model-alias multimodal-max-inflight-bytes multimodal-shm-min-bytes
 multimodal-tensor-transport oracle-connect-descriptor oracle-password oracle-pool-max
 oracle-pool-min oracle-pool-timeout-secs oracle-tns-alias oracle-username oracle-wallet-path
 otlp-traces-endpoint overlap-decay parser pd-admission-wait-secs postgres-db-url
@@ -43,8 +43,8 @@ priority-scheduler-config priority-scheduler-default-max-class
 priority-scheduler-tenant-metric-top-n queue-size queue-timeout-secs
 rdma-listen-ip rdma-slot-ttl-s redis-op-timeout-secs redis-pool-max redis-retention-days redis-url
 rl-control-timeout-secs rl-fanout-concurrency schema-config selection-accounting-ttl-ms
-selection-policy selection-temperature service-discovery-namespace service-discovery-port
-sticky-key-idle-secs storage-hook-wasm-path tenant-header-name tenant-rate-limit-config
+selection-policy selection-temperature sticky-key-idle-secs storage-hook-wasm-path
+tenant-header-name tenant-rate-limit-config
 tokenizer-cache-l0-max-entries tokenizer-cache-l0-max-memory tokenizer-cache-l1-max-memory
 worker-overload-token-usage worker-overload-waiting-requests worker-stale-secs worker-stall-secs
 worker-startup-check-interval worker-startup-delay worker-warmup-blocks
@@ -53,9 +53,9 @@ worker-wedge-secs zmq-engine-count
 """
 
 _MANY_VALUES = """
-decode-selector encode
-encode-selector jwt-role-mapping mesh-peer-urls prefill-selector prometheus-duration-buckets
-request-id-headers router-selector routing-key-headers selector storage-context-headers
+encode
+encode-selector jwt-role-mapping mesh-peer-urls prometheus-duration-buckets
+request-id-headers router-selector routing-key-headers storage-context-headers
 """
 
 _NATIVE_NO_VALUE = "engine-metrics"

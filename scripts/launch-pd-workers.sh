@@ -253,6 +253,6 @@ done
 printf 'All %s workers are ready. The gateway for them:\n\n' "$n_workers"
 gateway_command
 printf '\nCtrl-C ends the workers.\n'
-wait -n "${pids[@]}" || true
-say_dead || true
+# Not wait -n: bash 5.2 misses a worker that died just before it.
+until say_dead; do sleep 1; done
 exit 1

@@ -84,7 +84,7 @@ class Drain:
     ) -> None:
         self._registry = registry
         self._connections = connections
-        self._limit_s = limit_s
+        self.limit_s = limit_s
         self._now_s = now_s
         self._log = log if log is not None else _log_event
         self._draining: dict[str, Draining] = {}
@@ -115,7 +115,7 @@ class Drain:
         self._registry.apply(worker, Event.REMOVAL, reason)
         entry = self._draining.get(worker.id)
         if entry is None:
-            limit_s = self._limit_s if timeout_s is None else timeout_s
+            limit_s = self.limit_s if timeout_s is None else timeout_s
             entry = self._draining[worker.id] = Draining(worker, now_s, now_s + limit_s)
         elif timeout_s is not None:
             entry.deadline_s = now_s + timeout_s

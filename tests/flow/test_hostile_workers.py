@@ -87,7 +87,7 @@ async def test_worker_removed_in_mid_request_leaves_no_client(stack: AsyncExitSt
     """Its legs are still aborted, and afterwards nothing is kept of it."""
     pair = pair_of(hang, hang)
     fleet = await fleet_of(stack, pair)
-    fleet.gateway.drain._limit_s = 0.0
+    fleet.gateway.drain.limit_s = 0.0
 
     async def remove() -> None:
         await until(lambda: pair[0].n_active and pair[1].n_active)

@@ -162,11 +162,11 @@ def test_flags_of_smg_are_accepted_with_one_warning() -> None:
     """Flags that have no counterpart are swallowed with their values, each with one warning."""
     warnings: list[str] = []
     line = (
-        "--enable-igw --enable-igw --selector a=b c=d --parser m --mesh-tls-cert=x "
+        "--enable-igw --enable-igw --encode-selector a=b c=d --parser m --mesh-tls-cert=x "
         "--disable-load-monitoring --port 5"
     )
     assert cli.load(line.split(), {}, None, warnings.append).port == 5
-    flags = "--enable-igw --selector --parser --mesh-tls-cert --disable-load-monitoring"
+    flags = "--enable-igw --encode-selector --parser --mesh-tls-cert --disable-load-monitoring"
     assert [
         f"{flag} is a flag of SMG that has no effect in this version" for flag in flags.split()
     ] == warnings
