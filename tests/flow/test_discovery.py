@@ -237,6 +237,9 @@ async def test_410_lists_anew(cluster: Cluster, told: str) -> None:
         cluster.api.expire()
     await cluster.found(cluster.prefill)
     assert len(cluster.api.lists) == 2
+    if told == "by an event":
+        (_, resumed) = cluster.api.watches
+        assert int(resumed["resourceVersion"]) >= cluster.api.oldest
 
 
 async def test_an_api_that_refuses_takes_no_worker_away(cluster: Cluster) -> None:
