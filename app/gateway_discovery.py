@@ -50,6 +50,17 @@ def build_discovery(
         raise SettingsError(
             f"--service-discovery: {exc.name} is missing; install tandem-gateway[kubernetes]."
         ) from None
+    rules = pod_rules(settings)
+    api = KubernetesPods(
+        rules.common_selector(), settings.service_discovery_namespace, settings.kubeconfig
+    )
+    key = settings.api_key.get_secret_value() if settings.api_key else None
+    loop = Discovery(api, rules, registry, drain, find_scheme, guard.check, key)
+    return PodDiscovery(loop, api)
+
+
+def pod_rules(settings: Settings) -> PodRules:
+    """Returns which pods are workers."""
     given = {
         Role.PREFILL: settings.prefill_selector,
         Role.DECODE: settings.decode_selector,
@@ -58,10 +69,4 @@ def build_discovery(
     selectors = {
         role: dict(pair.split("=", 1) for pair in pairs) for role, pairs in given.items() if pairs
     }
-    rules = PodRules(selectors, settings.service_discovery_port, settings.model_id_from or "")
-    api = KubernetesPods(
-        rules.common_selector(), settings.service_discovery_namespace, settings.kubeconfig
-    )
-    key = settings.api_key.get_secret_value() if settings.api_key else None
-    loop = Discovery(api, rules, registry, drain, find_scheme, guard.check, key)
-    return PodDiscovery(loop, api)
+    return PodRules(selectors, settings.service_discovery_port, settings.model_id_from or "")
