@@ -145,7 +145,8 @@ def _lines(load: Load, need: Need, cost: WorkerCost, n_prefill: int, n_decode: i
     lines = [
         (
             f"load       {load.requests_per_s:,.2f} requests/s; "
-            f"prompt {load.n_prompt:,.0f} tokens, {load.cached_share:.0%} of them cached; answer {load.n_output:,.0f} tokens"
+            f"prompt {load.n_prompt:,.0f} tokens, {load.cached_share:.0%} of them cached; "
+            f"answer {load.n_output:,.0f} tokens"
         ),
         (
             f"prefill    {load.peak_uncached_per_s:,.0f} tokens/s at the peak, "
@@ -154,7 +155,8 @@ def _lines(load: Load, need: Need, cost: WorkerCost, n_prefill: int, n_decode: i
         ),
         (
             f"decode     {need.n_running:,.0f} requests at once "
-            f"with {need.kv_tokens:,.0f} KV tokens: {need.by_slots:.2f} workers by slots, {need.by_kv:.2f} by KV cache, "
+            f"with {need.kv_tokens:,.0f} KV tokens: "
+            f"{need.by_slots:.2f} workers by slots, {need.by_kv:.2f} by KV cache, "
             f"{need.decode / cost.decode_share:.2f} at {cost.decode_share:.0%}"
         ),
         f"suggested  {n_prefill}P{n_decode}D",
