@@ -67,10 +67,12 @@ bench-overload: $(INSTALLED) ## A step of five times the load: goodput, refusals
 test-engines: $(INSTALLED) ## End-to-end tests on real SGLang and vLLM workers, see docs/testing.md
 	tests/engines/run.sh $(ARGS)
 
-pages: $(INSTALLED) ## Write the pages that are made from code: settings, failures
+pages: $(INSTALLED) ## Write the pages that are made from code: settings, failures, API, flags of SMG
 	$(BIN)/python -m app.settings_pages env > .env.example
 	$(BIN)/python -m app.settings_pages markdown > docs/configuration.md
 	$(BIN)/python -m tests.flow.matrix_page > docs/fault-matrix.md
+	$(BIN)/python -m tests.pages.api_page > docs/api.md
+	$(BIN)/python -m tests.pages.smg_page > docs/migration-from-smg.md
 
 protos: $(INSTALLED) ## Write app/upstream/generated anew from protos/
 	$(BIN)/python protos/generate.py app/upstream/generated

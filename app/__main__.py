@@ -1,4 +1,4 @@
-"""``python -m app`` or ``tandem``; ``demo``, ``doctor`` or ``replay`` may come first."""
+"""``python -m app`` or ``tandem``; ``demo``, ``doctor``, ``replay`` or ``size`` may come first."""
 
 from __future__ import annotations
 
@@ -37,6 +37,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             from app.twin.replay import main as replay  # noqa: PLC0415
 
             return replay(words[1:])
+        if words[:1] == ["size"]:
+            from app.twin.size import main as size  # noqa: PLC0415
+
+            return size(words[1:])
         settings = cli.load(words)
         # Imported here, so that --help and refusals are quick.
         from app.server import serve  # noqa: PLC0415

@@ -23,7 +23,8 @@ from app.smg_flags import SMG_ONLY_FLAGS
 
 _USAGE = """%(prog)s [--prefill URL [PORT|none]]... [--decode URL]... [flags]
        %(prog)s demo [--engine sglang|vllm] [--port PORT]
-       %(prog)s doctor [--gateway URL] [--json] [flags]"""
+       %(prog)s doctor [--gateway URL] [--json] [flags]
+       %(prog)s size [FILE | --requests-per-s X --prompt-tokens N --output-tokens N]"""
 
 _EPILOG = """Every flag can also be set in the environment or in .env by the name in brackets;
 flags win over the environment, the environment over .env. Lists are written with commas:
