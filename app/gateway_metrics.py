@@ -105,6 +105,11 @@ class GatewayMetrics(Collector):
         """
         workers = self._registry.workers()
         view = live_view(workers, recorder.last(MAX_VIEWED), now_s, window_s)
+        for row in view["workers"]:
+            counted = self.meters.workers.get(row["id"])
+            if counted is not None:
+                row["requests"] = counted.n_by_outcome.copy()
+                row["tokens"], row["cached_tokens"] = counted.n_tokens, counted.n_cached
         view["version"] = __version__
         view["in_flight"] = self._door.n_in_flight
         view["in_flight_limit"] = self._door.max_in_flight
@@ -170,6 +175,12 @@ class GatewayMetrics(Collector):
             "Prompt tokens that a prefill worker computed; tokens that a decode worker made",
             ("worker", "role"),
             [(names, m.n_tokens) for names, m in found],
+        )
+        yield counter(
+            "worker_cached_tokens",
+            "Prompt tokens that a prefill worker had in its cache",
+            ("worker", "role"),
+            [(names, m.n_cached) for names, m in found if names[1] == Role.PREFILL],
         )
         by_kind = dict.fromkeys(HANDOFFS, 0) | dict(self._handoffs.by_kind.copy())
         by_kind["bootstrap"] += self.meters.n_bootstrapped

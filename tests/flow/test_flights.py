@@ -63,6 +63,7 @@ async def test_the_last_minutes(stack: AsyncExitStack) -> None:
         (decode.url, "ready"),
     ]
     assert view["flows"] == [{"prefill": prefill.url, "decode": decode.url, "requests": 3}]
+    assert view["workers"][0]["requests"] == {"ok": 3, "failed": 0, "ended": 0}
     assert view["percentiles"]["ttft_s"]["n"] == 3
     assert (view["queue"]["n_waiting"], view["outcomes"]) == (0, {"ok": 3})
     assert {"prefill", "first_token"} <= {name for name, _ in view["recent"][0]["phases"]}
