@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from app.api.parts import Clocks, Life
 from app.clock import Clock
@@ -88,6 +88,10 @@ class Gateway:
         return self.settings.on_missing_prefill == "decode_only"
 =======
 >>>>>>> 75e067b1b3451ebd37ee565de40dafb8c16f2359
+
+    def live(self, window_s: float) -> dict[str, Any]:
+        """Returns the last minutes as one JSON-able object; from any thread."""
+        return self.metrics.live(self.recorder, self.clocks.now_s(), window_s)
 
 
 def build_gateway(

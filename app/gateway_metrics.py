@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from dataclasses import asdict
+from typing import Any
 
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.metrics_core import Metric
@@ -23,6 +25,8 @@ from app.observability.families import (
     process_families,
     request_families,
 )
+from app.observability.flight_recorder import FlightRecorder
+from app.observability.live_view import live_view
 from app.observability.meters import Meters
 from app.observability.process_watch import ProcessWatch
 from app.scheduling.queue_figures import QueueFigures
@@ -31,6 +35,7 @@ from app.workers.states import State
 from app.workers.worker import Role, Worker
 
 _BREAKER = {"closed": 0, "open": 1, "half_open": 2}
+MAX_VIEWED = 5_000
 HANDOFFS = (
     *("bootstrap", "nixl", "mooncake", "unknown", "missing", "no_connector", "no_engine_id"),
     *("prompt_logprobs", "stale", "moved", "released"),
@@ -89,6 +94,27 @@ class GatewayMetrics(Collector):
         yield from self._decision_families()
         yield from self._queue_families()
         yield from process_families(self.watch)
+
+    def live(self, recorder: FlightRecorder, now_s: float, window_s: float) -> dict[str, Any]:
+        """Returns the last minutes as one JSON-able object; from any thread.
+
+        Args:
+            recorder: The last requests; the latest ``MAX_VIEWED`` are looked at.
+            now_s: The time.
+            window_s: How far back to look.
+        """
+        workers = self._registry.workers()
+        view = live_view(workers, recorder.last(MAX_VIEWED), now_s, window_s)
+        for row in view["workers"]:
+            counted = self.meters.workers.get(row["id"])
+            if counted is not None:
+                row["requests"] = counted.n_by_outcome.copy()
+                row["tokens"], row["cached_tokens"] = counted.n_tokens, counted.n_cached
+        view["version"] = __version__
+        view["in_flight"] = self._door.n_in_flight
+        view["in_flight_limit"] = self._door.max_in_flight
+        view["queue"] = asdict(self._queue()) if self._queue is not None else None
+        return view
 
     def _workers(self) -> list[tuple[tuple[str, str], Worker]]:
         return [((w.spec.url, str(w.spec.role)), w) for w in self._registry.workers()]
@@ -149,6 +175,12 @@ class GatewayMetrics(Collector):
             "Prompt tokens that a prefill worker computed; tokens that a decode worker made",
             ("worker", "role"),
             [(names, m.n_tokens) for names, m in found],
+        )
+        yield counter(
+            "worker_cached_tokens",
+            "Prompt tokens that a prefill worker had in its cache",
+            ("worker", "role"),
+            [(names, m.n_cached) for names, m in found if names[1] == Role.PREFILL],
         )
         by_kind = dict.fromkeys(HANDOFFS, 0) | dict(self._handoffs.by_kind.copy())
         by_kind["bootstrap"] += self.meters.n_bootstrapped

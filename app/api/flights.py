@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from itertools import islice
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
 from fastapi.responses import StreamingResponse
@@ -31,6 +31,15 @@ def flights(gateway: GatewayParts, last: _Last = None) -> StreamingResponse:
 def trace(gateway: GatewayParts, last: _Last = None) -> StreamingResponse:
     """A trace in the Mooncake form for `tandem replay`; no text, not even hashed."""
     return StreamingResponse(_pieces(as_trace(gateway.recorder.last(last))), media_type=LINES)
+
+
+@router.get("/live", summary="The last minutes in one object")
+def live(
+    gateway: GatewayParts,
+    window_s: Annotated[float, Query(ge=1, le=86_400, description="Seconds to look back")] = 300.0,
+) -> dict[str, Any]:
+    """Workers, flows between them, percentiles, outcomes, the queue, recent requests by phase."""
+    return gateway.live(window_s)
 
 
 def _pieces(lines: Iterable[bytes]) -> Iterator[bytes]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Protocol, cast
+from typing import Annotated, Any, Protocol, cast
 
 from fastapi import Depends, Request
 
@@ -94,6 +94,9 @@ class Parts(Protocol):
     @property
     def recorder(self) -> FlightRecorder:
         """The last requests."""
+
+    def live(self, window_s: float) -> dict[str, Any]:
+        """Returns the last minutes as one JSON-able object; from any thread."""
 
     @property
     def url_guard(self) -> UrlGuard:

@@ -84,7 +84,11 @@ TABLE = (
         "Cost GPU work or tell of the fleet; the first three are public in SMG",
     ),
     Row(Access.CONTROL, ("/flush_cache",), "Empties every worker's prefix cache"),
-    Row(Access.CONTROL, ("/flights", "/flights/trace"), "The last requests: times, pairs, lengths"),
+    Row(
+        Access.CONTROL,
+        ("/flights", "/flights/trace", "/flights/live"),
+        "The last requests: times, pairs, lengths",
+    ),
     Row(Access.CONTROL, ("/metrics",), "Names workers; with `--metrics-on-main` only"),
     Row(
         Access.CONTROL,

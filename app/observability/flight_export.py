@@ -6,7 +6,8 @@ from collections.abc import Iterable, Iterator
 
 import orjson
 
-from app.observability.flight_recorder import TIMES, Flight
+from app.observability.flight_recorder import Flight
+from app.observability.phases import TIMES
 
 BLOCK_TOKENS = 512
 """Of a Mooncake trace."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from struct import Struct
 
 from app.observability.notes import OK, Notes
+from app.observability.phases import TIMES
 
 _HEAD = Struct("<11d4i6HB2x")
 """Times; tokens; workers, model, outcome, status, attempts; flags."""
@@ -33,6 +34,7 @@ class Flight:
     """
 
     times: tuple[float, ...]
+    """In the order of :data:`app.observability.phases.TIMES`."""
     n_prompt: int
     n_cached: int
     n_completion: int
@@ -52,13 +54,6 @@ class Flight:
     def arrived_s(self) -> float:
         """When its head was here."""
         return self.times[0]
-
-
-TIMES = (
-    *("arrived_s", "read_s", "first_asked_s", "asked_s", "granted_s", "prefill_sent_s"),
-    *("prefill_ended_s", "decode_sent_s", "first_s", "last_s", "ended_s"),
-)
-"""What ``Flight.times`` holds, in this order."""
 
 
 class FlightRecorder:

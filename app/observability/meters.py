@@ -38,12 +38,14 @@ class ModelMeters:
 class WorkerMeters:
     """What became of the legs on one worker."""
 
-    __slots__ = ("n_by_outcome", "n_tokens")
+    __slots__ = ("n_by_outcome", "n_cached", "n_tokens")
 
     def __init__(self) -> None:
         self.n_by_outcome = {"ok": 0, "failed": 0, "ended": 0}
         self.n_tokens = 0
         """Prompt tokens computed by a prefill worker, or tokens made by a decode worker."""
+        self.n_cached = 0
+        """Prompt tokens that a prefill worker had in its cache."""
 
 
 class Meters:
@@ -123,9 +125,9 @@ class Meters:
         if outcome is OK and prefill.spec.engine is Engine.SGLANG:
             self.n_bootstrapped += 1
         n_computed = (notes.n_prompt or 0) - (notes.n_cached or 0)
-        for worker, leg, n_tokens in (
-            (prefill, "prefill", n_computed),
-            (decode, "decode", notes.n_answer_tokens),
+        for worker, leg, n_tokens, n_cached in (
+            (prefill, "prefill", n_computed, notes.n_cached or 0),
+            (decode, "decode", notes.n_answer_tokens, 0),
         ):
             meters = self.workers.get(worker.id)
             if meters is None:
@@ -133,6 +135,7 @@ class Meters:
             word = "ok" if outcome is OK else "failed" if notes.leg == leg else "ended"
             meters.n_by_outcome[word] += 1
             meters.n_tokens += n_tokens
+            meters.n_cached += n_cached
 
     def _label_of(self, notes: Notes) -> str:
         name = notes.model or ""

@@ -5,8 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from app.observability.notes import Notes
 
+TIMES = (
+    *("arrived_s", "read_s", "first_asked_s", "asked_s", "granted_s", "prefill_sent_s"),
+    *("prefill_ended_s", "decode_sent_s", "first_s", "last_s", "ended_s"),
+)
+"""The times of a request's notes, in this order wherever they stand without names."""
 PHASES = (
     "read",
     "prepare",
@@ -42,25 +49,39 @@ def phases(notes: Notes) -> list[tuple[str, float]]:
 
     The seconds add up to ``ended_s - arrived_s``, or to now while it still runs.
     """
+    return cut(
+        (
+            notes.arrived_s,
+            notes.read_s,
+            notes.first_asked_s,
+            notes.asked_s,
+            notes.granted_s,
+            notes.prefill_sent_s,
+            notes.prefill_ended_s,
+            notes.decode_sent_s,
+            notes.first_s,
+            notes.last_s,
+            notes.ended_s or notes.now_s(),
+        )
+    )
+
+
+def cut(times: Sequence[float]) -> list[tuple[str, float]]:
+    """Does the same for times in the order of :data:`TIMES`."""
+    at_s, read, first_asked, asked, granted, prefill_sent, prefill_ended, decode_sent, *rest = times
+    ends = (
+        read,
+        first_asked,
+        asked,
+        granted if granted >= asked else 0.0,
+        prefill_sent or decode_sent,
+        prefill_ended,
+        decode_sent,
+        *rest,
+    )
     found: list[tuple[str, float]] = []
-    at_s = notes.arrived_s
-    for name, end_s in zip(PHASES, _ends(notes), strict=True):
+    for name, end_s in zip(PHASES, ends, strict=True):
         if end_s > at_s:
             found.append((name, end_s - at_s))
             at_s = end_s
     return found
-
-
-def _ends(notes: Notes) -> tuple[float, ...]:
-    return (
-        notes.read_s,
-        notes.first_asked_s,
-        notes.asked_s,
-        notes.granted_s if notes.granted_s >= notes.asked_s else 0.0,
-        notes.prefill_sent_s or notes.decode_sent_s,
-        notes.prefill_ended_s,
-        notes.decode_sent_s,
-        notes.first_s,
-        notes.last_s,
-        notes.ended_s or notes.now_s(),
-    )

@@ -20,6 +20,7 @@ import time
 
 import cpu
 import report
+import seeing
 from children import ENVIRONMENT, Bench, BenchFailed, Gateway
 from measure import GrpcPair, Pair, Sample, median
 from scenarios import GRPC_SCENARIOS, SCENARIOS, Scenario
@@ -40,6 +41,8 @@ def main() -> int:
     except BenchFailed as failure:
         print(f"bench: {failure}", file=sys.stderr)
         return 2
+    print()
+    seeing.main()
     print("".join(f"\nFAULT: {fault}" for fault in faults))
     return 1 if faults else 0
 

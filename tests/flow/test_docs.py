@@ -52,6 +52,7 @@ async def test_every_served_route_is_described(client: httpx.AsyncClient) -> Non
         "/flush_cache",
         "/flights",
         "/flights/trace",
+        "/flights/live",
         "/health",
         "/liveness",
         "/readiness",

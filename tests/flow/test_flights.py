@@ -48,3 +48,22 @@ async def test_it_can_be_turned_off(stack: AsyncExitStack, n_mib: int) -> None:
         await fleet.ask(CHAT, body_of(CHAT))
     await until(lambda: sum(fleet.gateway.metrics.meters.requests.values()) == 2)
     assert len(await lines(fleet, "/flights")) == 2 * n_mib
+
+
+async def test_the_last_minutes(stack: AsyncExitStack) -> None:
+    """One object has the fleet, the flows, the percentiles and the latest requests."""
+    prefill, decode = await stack.enter_async_context(sim_pair())
+    fleet = await stack.enter_async_context(serving([prefill], [decode], prefill_queue="on"))
+    for _ in range(3):
+        await fleet.ask(CHAT, body_of(CHAT, stream=True))
+    await until(lambda: len(fleet.gateway.recorder) == 3)
+    view = (await fleet.http.get("/flights/live?window_s=60")).json()
+    assert [(w["url"], w["state"]) for w in view["workers"]] == [
+        (prefill.url, "ready"),
+        (decode.url, "ready"),
+    ]
+    assert view["flows"] == [{"prefill": prefill.url, "decode": decode.url, "requests": 3}]
+    assert view["workers"][0]["requests"] == {"ok": 3, "failed": 0, "ended": 0}
+    assert view["percentiles"]["ttft_s"]["n"] == 3
+    assert (view["queue"]["n_waiting"], view["outcomes"]) == (0, {"ok": 3})
+    assert {"prefill", "first_token"} <= {name for name, _ in view["recent"][0]["phases"]}

@@ -97,8 +97,26 @@ async def test_known_traffic_of_sglang_pairs(fleet: Fleet) -> None:
         assert seen.value("worker_requests_total", **labels, outcome="ok") == 3
         assert seen.value("workers", role=role, state="ready") == 1
     assert seen.value("worker_tokens_total", worker=decode.url) == 15
+    assert seen.value("worker_cached_tokens_total", worker=prefill.url) == 0
     assert seen.value("in_flight") == 0
     assert seen.value("retries_total") == 0
+
+
+async def test_what_caches_were_worth(stack: AsyncExitStack) -> None:
+    """A prompt that comes again: computed once, found once, as the engine reports it."""
+    prefill = await stack.enter_async_context(
+        SglangSim(SimConfig(role="prefill", enable_cache_report=True))
+    )
+    decode = await stack.enter_async_context(SglangSim(SimConfig(role="decode")))
+    fleet = await stack.enter_async_context(serving([prefill], [decode]))
+    for _ in range(2):
+        await fleet.ask(CHAT, body_of(CHAT))
+    seen = await over(fleet, 2)
+    n_cached = seen.value("worker_cached_tokens_total", worker=prefill.url)
+    n_computed = seen.value("worker_tokens_total", worker=prefill.url)
+    assert n_cached == seen.value("tokens_total", kind="cached") > 0
+    assert n_computed + n_cached == seen.value("tokens_total", kind="prompt")
+    assert n_computed == prefill.computed_prompt_tokens
 
 
 async def test_times_add_up(fleet: Fleet) -> None:

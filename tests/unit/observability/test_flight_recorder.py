@@ -9,8 +9,9 @@ import orjson
 import pytest
 
 from app.observability.flight_export import as_lines, as_trace
-from app.observability.flight_recorder import TIMES, FlightRecorder
+from app.observability.flight_recorder import FlightRecorder
 from app.observability.notes import Notes
+from app.observability.phases import TIMES
 from app.protocol.facts import RequestFacts, peek
 from app.protocol.routes import Route
 from app.scheduling.prompt_sketch import sketch

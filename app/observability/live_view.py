@@ -1,0 +1,116 @@
+"""The last minutes as one JSON-able object, for a page that shows them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from app.observability.flight_recorder import Flight
+from app.observability.notes import OK
+from app.observability.phases import TIMES, cut
+from app.workers.worker import Worker
+
+N_RECENT = 50
+"""Requests that are shown one by one."""
+SHARES = (0.5, 0.9, 0.95, 0.99)
+_ENDED, _FIRST, _LAST = (TIMES.index(name) for name in ("ended_s", "first_s", "last_s"))
+
+
+def live_view(
+    workers: Iterable[Worker], flights: Iterable[Flight], now_s: float, window_s: float
+) -> dict[str, Any]:
+    """Puts together what the fleet does and what clients got of it.
+
+    Args:
+        workers: All workers.
+        flights: Requests that are over, in the order of their ends.
+        now_s: The time of the gateway's clock.
+        window_s: How far back percentiles, flows and rates look.
+
+    Returns:
+        ``workers``, one entry each; ``flows``, requests by prefill and decode worker;
+        ``percentiles`` in seconds; ``outcomes`` and ``failed_legs``; ``requests_per_s`` and
+        ``tokens_per_s``; ``recent``, the latest request first, with its phases.
+    """
+    recent = [flight for flight in flights if flight.times[_ENDED] >= now_s - window_s]
+    # A gateway that has just begun has no whole window behind it.
+    span_s = max(1.0, min(window_s, now_s - min((f.arrived_s for f in recent), default=now_s)))
+    tokens = sum(max(0, flight.n_completion) for flight in recent)
+    return {
+        "window_s": window_s,
+        "workers": [_worker(worker) for worker in workers],
+        "flows": [
+            {"prefill": prefill, "decode": decode, "requests": n}
+            for (prefill, decode), n in Counter(
+                (flight.prefill, flight.decode) for flight in recent if flight.prefill
+            ).items()
+        ],
+        "percentiles": {
+            "ttft_s": _percentiles([_ttft_s(f) for f in recent if f.is_stream and f.times[_FIRST]]),
+            "tpot_s": _percentiles([one for f in recent if (one := _tpot_s(f)) is not None]),
+            "duration_s": _percentiles([f.times[_ENDED] - f.arrived_s for f in recent]),
+        },
+        "outcomes": dict(Counter(flight.outcome for flight in recent)),
+        "failed_legs": dict(Counter(flight.leg for flight in recent if flight.leg)),
+        "requests_per_s": round(len(recent) / span_s, 3),
+        "tokens_per_s": round(tokens / span_s, 3),
+        "recent": [_request(flight, now_s) for flight in recent[: -N_RECENT - 1 : -1]],
+    }
+
+
+def _worker(worker: Worker) -> dict[str, Any]:
+    return {
+        "id": worker.id,
+        "url": worker.spec.url,
+        "role": str(worker.spec.role),
+        "engine": str(worker.spec.engine),
+        "state": str(worker.state),
+        "reason": worker.state_reason,
+        "load": worker.n_leases,
+        "kv_held": worker.n_held,
+        "breaker": worker.breaker.state,
+        "failures": worker.n_charged,
+        "models": list(worker.model_ids),
+        "last_error": worker.last_error,
+    }
+
+
+def _request(flight: Flight, now_s: float) -> dict[str, Any]:
+    return {
+        "id": flight.request_id,
+        "ended_ago_s": round(now_s - flight.times[_ENDED], 3),
+        "model": flight.model,
+        "stream": flight.is_stream,
+        "prefill": flight.prefill,
+        "decode": flight.decode,
+        "attempts": flight.n_attempts,
+        "outcome": flight.outcome,
+        "leg": flight.leg,
+        "status": flight.status,
+        "prompt_tokens": max(0, flight.n_prompt),
+        "cached_tokens": max(0, flight.n_cached),
+        "completion_tokens": max(0, flight.n_completion),
+        "phases": [[name, round(spent_s, 6)] for name, spent_s in cut(flight.times)],
+    }
+
+
+def _ttft_s(flight: Flight) -> float:
+    return flight.times[_FIRST] - flight.arrived_s
+
+
+def _tpot_s(flight: Flight) -> float | None:
+    n_after_first = flight.n_completion - 1
+    if not flight.is_stream or flight.outcome != OK or n_after_first < 1:
+        return None
+    return (flight.times[_LAST] - flight.times[_FIRST]) / n_after_first
+
+
+def _percentiles(values: Sequence[float]) -> dict[str, float | int]:
+    """Returns ``p50`` and so on, and their number ``n``; of no value only that."""
+    ordered = sorted(values)
+    found: dict[str, float | int] = {"n": len(ordered)}
+    for share in SHARES if ordered else ():
+        place = min(len(ordered) - 1, int(share * len(ordered)))
+        found[f"p{share * 100:.0f}"] = round(ordered[place], 6)
+    return found
