@@ -23,10 +23,7 @@ from app.dispatch.retry_budget import RetryBudget
 from app.dispatch.token_leg import TokenTools
 from app.entrance import Entrance, build_entrance
 from app.gateway_discovery import PodDiscovery, build_discovery
-<<<<<<< HEAD
 from app.gateway_metrics import GatewayMetrics
-=======
->>>>>>> 75e067b1b3451ebd37ee565de40dafb8c16f2359
 from app.gateway_scheduling import build_scheduler
 from app.gateway_tls import worker_tls
 from app.gateway_tracing import build_tracing
@@ -80,14 +77,11 @@ class Gateway:
     tracing: RequestTracing | None
     url_guard: UrlGuard
     discovery: PodDiscovery | None
-<<<<<<< HEAD
 
     @property
     def decodes_alone(self) -> bool:
         """Decode workers that can do so serve where no prefill worker can be used."""
         return self.settings.on_missing_prefill == "decode_only"
-=======
->>>>>>> 75e067b1b3451ebd37ee565de40dafb8c16f2359
 
     def live(self, window_s: float) -> dict[str, Any]:
         """Returns the last minutes as one JSON-able object; from any thread."""
@@ -169,7 +163,6 @@ def build_gateway(
         tracing=tracing,
     )
     guard = UrlGuard(settings.worker_url_allow)
-<<<<<<< HEAD
     entrance = build_entrance(settings, now_s)
     metrics = _metrics(settings, registry, counts, entrance, scheduler, now_s)
     recorder = FlightRecorder(settings.recorder_mib * 1024 * 1024)
@@ -177,8 +170,6 @@ def build_gateway(
         metrics.meters.listeners.append(recorder.add)
     if tracing is not None:
         metrics.meters.listeners.append(tracing.end)
-=======
->>>>>>> 75e067b1b3451ebd37ee565de40dafb8c16f2359
     return Gateway(
         settings=settings,
         clocks=Clocks(now_s, unix_s),
@@ -194,7 +185,6 @@ def build_gateway(
         router=router,
         texts=texts,
         handoffs=counts,
-<<<<<<< HEAD
         solo_counts=solo_counts,
         entrance=entrance,
         metrics=metrics,
@@ -226,11 +216,6 @@ def _metrics(
             "prefill": "queue" if queue else settings.prefill_policy_name,
             "decode": settings.decode_policy_name,
         },
-=======
-        entrance=build_entrance(settings, now_s),
-        url_guard=guard,
-        discovery=build_discovery(settings, registry, drain, guard),
->>>>>>> 75e067b1b3451ebd37ee565de40dafb8c16f2359
     )
 
 

@@ -32,11 +32,7 @@ least-load-mean-prefill-tokens load-monitor-interval log-dir max-background-resp
 max-buffered-request-bytes max-tree-size mcp-config-path
 mesh-advertise-host mesh-host mesh-port mesh-server-name mesh-tls-ca-cert mesh-tls-cert
 mesh-tls-key mm-allowed-media-domains mm-per-request-image-limit mm-pixel-cache-mb mm-processing
-<<<<<<< HEAD
 model multimodal-max-inflight-bytes multimodal-shm-min-bytes
-=======
-model model-alias multimodal-max-inflight-bytes multimodal-shm-min-bytes
->>>>>>> 75e067b1b3451ebd37ee565de40dafb8c16f2359
 multimodal-tensor-transport oracle-connect-descriptor oracle-password oracle-pool-max
 oracle-pool-min oracle-pool-timeout-secs oracle-tns-alias oracle-username oracle-wallet-path
 overlap-decay parser pd-admission-wait-secs postgres-db-url
