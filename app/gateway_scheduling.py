@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from app.clock import Clock
 from app.observability.log import get_logger
+from app.policies.base import Policy
 from app.policies.catalog import POLICIES
 from app.scheduling.load_watch import LoadWatch
 from app.scheduling.queue_parts import QueueLimits
@@ -29,39 +30,17 @@ def build_scheduler(
     now_s: Clock,
 ) -> tuple[Scheduler, LoadWatch | None, RunningPolicies]:
     """Builds the scheduler, for a prefill queue the watch over the workers' loads, the policies."""
-    parameters = settings.policy_parameters
-    named = {
-        role: NamedPolicy(name, POLICIES[name].read({}, parameters))
-        for role, name in (
-            (Role.PREFILL, settings.prefill_policy_name),
-            (Role.DECODE, settings.decode_policy_name),
-        )
-    }
-    made = {role: POLICIES[one.name](now_s=now_s, **one.parameters) for role, one in named.items()}
     early = LocalScheduler(
         registry,
-        prefill_policy=made[Role.PREFILL],
-        decode_policy=made[Role.DECODE],
+        prefill_policy=_policy(settings.prefill_policy_name, settings, now_s),
+        decode_policy=_policy(settings.decode_policy_name, settings, now_s),
         now_s=now_s,
         solos=solo_chooser(settings, counts, now_s),
     )
-    log = get_logger("scheduling")
-    policies = RunningPolicies(
-        early.slots,
-        named,
-        parameters,
-        now_s,
-        on_trouble=lambda name, error: log.error(
-            "a shadow policy failed and is taken out", policy=name, exc_info=error
-        ),
-        has_queue=settings.prefill_queue == "on",
-    )
-    for role in named:
-        shadow = settings.shadow_of(is_prefill=role is Role.PREFILL)
-        if shadow is not None:
-            policies.watch(role, policies.check(shadow, {}))
+    policies = _policies(settings, early, now_s)
     if settings.prefill_queue == "off":
         return early, None, policies
+    log = get_logger("scheduling")
     poll_s = settings.prefill_poll_ms / 1000
     limits = QueueLimits(
         settings.prefill_queue_size,
@@ -87,9 +66,8 @@ def build_scheduler(
 
 def solo_chooser(settings: Settings, counts: SoloCounts, now_s: Clock) -> SoloChooser:
     """Builds what chooses who serves without prefill."""
-    policy = POLICIES[settings.policy]
     return SoloChooser(
-        policy(now_s=now_s, **policy.read({}, settings.policy_parameters)),
+        _policy(settings.policy, settings, now_s),
         now_s,
         SkipRule(
             settings.skip_prefill_below_tokens,
@@ -100,3 +78,31 @@ def solo_chooser(settings: Settings, counts: SoloCounts, now_s: Clock) -> SoloCh
         decodes_alone=settings.on_missing_prefill == "decode_only",
         counts=counts,
     )
+
+
+def _policies(settings: Settings, early: LocalScheduler, now_s: Clock) -> RunningPolicies:
+    """Builds what knows the policies by name, and begins with the shadows of the settings."""
+    log = get_logger("scheduling")
+    parameters = settings.policy_parameters
+    policies = RunningPolicies(
+        early.slots,
+        {
+            role: NamedPolicy(slot.policy.name, POLICIES[slot.policy.name].read({}, parameters))
+            for role, slot in early.slots.items()
+        },
+        parameters,
+        now_s,
+        on_trouble=lambda name, error: log.error(
+            "a shadow policy failed and is taken out", policy=name, exc_info=error
+        ),
+        has_queue=settings.prefill_queue == "on",
+    )
+    for role in early.slots:
+        shadow = settings.shadow_of(is_prefill=role is Role.PREFILL)
+        if shadow is not None:
+            policies.watch(role, policies.check(shadow, {}))
+    return policies
+
+
+def _policy(name: str, settings: Settings, now_s: Clock) -> Policy:
+    return POLICIES[name](now_s=now_s, **settings.policy_parameters)
