@@ -19,7 +19,6 @@ from app.upstream.clients import WorkerClients
 from app.upstream.loads import load_rows
 from app.upstream.sglang_worker import WorkerRefused
 from app.workers.registry import Registry
-from app.workers.worker import Role
 
 
 def build_scheduler(
@@ -98,7 +97,7 @@ def _policies(settings: Settings, early: LocalScheduler, now_s: Clock) -> Runnin
         has_queue=settings.prefill_queue == "on",
     )
     for role in early.slots:
-        shadow = settings.shadow_of(is_prefill=role is Role.PREFILL)
+        shadow = settings.shadow_of(role)
         if shadow is not None:
             policies.watch(role, policies.check(shadow, {}))
     return policies

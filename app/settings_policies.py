@@ -9,6 +9,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from app.policies.catalog import MAX_SECS, POLICIES
 from app.settings_values import Knob, read_policy
+from app.workers.worker import Role
 
 _ROUTING = "Routing"
 _Shadow = Annotated[str | None, BeforeValidator(read_policy)]
@@ -23,7 +24,7 @@ class PolicySettings(BaseSettings):
         _Shadow,
         Knob(
             _ROUTING,
-            "Policy that is asked as well, for both phases, and only counted and logged",
+            "Policy that is asked as well, for all workers, and only counted and logged",
             metavar="NAME",
         ),
     ] = None
@@ -89,7 +90,7 @@ class PolicySettings(BaseSettings):
         names = {one.name for kind in POLICIES.values() for one in kind.parameters}
         return {name: getattr(self, name) for name in sorted(names)}
 
-    def shadow_of(self, *, is_prefill: bool) -> str | None:
-        """Return the policy that is watched beside a phase's own."""
-        own = self.shadow_prefill_policy if is_prefill else self.shadow_decode_policy
-        return own or self.shadow_policy
+    def shadow_of(self, role: Role) -> str | None:
+        """Return the policy that is watched beside a role's own."""
+        own = {Role.PREFILL: self.shadow_prefill_policy, Role.DECODE: self.shadow_decode_policy}
+        return own.get(role) or self.shadow_policy

@@ -44,6 +44,7 @@ class PoliciesAsked(_Closed):
 
     prefill: RoleAsked | None = None
     decode: RoleAsked | None = None
+    regular: RoleAsked | None = None
 
 
 class ShadowView(_Closed):
@@ -74,6 +75,7 @@ class PoliciesView(_Closed):
 
     prefill: RoleView
     decode: RoleView
+    regular: RoleView = Field(description="Of workers that serve without a pair")
 
 
 EXAMPLE: dict[str, Any] = {
@@ -101,6 +103,13 @@ EXAMPLE: dict[str, Any] = {
     },
     "decode": {
         "policy": "power_of_two",
+        "parameters": {},
+        "decided_by": "policy",
+        "state": {},
+        "shadow": None,
+    },
+    "regular": {
+        "policy": "least_load",
         "parameters": {},
         "decided_by": "policy",
         "state": {},

@@ -90,13 +90,15 @@ class Alone(NamedTuple):
 
     Attributes:
         worker: Its URL.
-        why: A snake_case word.
+        why: Why it serves alone, a snake_case word.
         rank: Data-parallel rank.
+        choice: How it was chosen; ``None``: by no policy.
     """
 
     worker: str
     why: str
     rank: int = 0
+    choice: Choice | None = None
 
     def text(self, *, with_urls: bool) -> str:
         """Return the record as a dictionary of structured fields (RFC 9651).
@@ -104,10 +106,13 @@ class Alone(NamedTuple):
         Args:
             with_urls: Name the worker.
         """
-        words = [f'worker="{self.worker}"' if with_urls else "worker", f"why={self.why}"]
+        if self.choice is not None:
+            chosen = _text("worker", self.choice, self.rank, with_urls=with_urls)
+            return f"{chosen};alone={self.why}"
+        words = [f'worker="{self.worker}"' if with_urls else "worker"]
         if self.rank:
             words.append(f"rank={self.rank}")
-        return ";".join(words)
+        return ";".join((*words, f"alone={self.why}"))
 
 
 def _text(role: str, choice: Choice, rank: int, *, with_urls: bool) -> str:

@@ -84,6 +84,8 @@ class LocalScheduler:
         self._registry = registry
         self._prefill, self._decode = PolicySlot(prefill_policy), PolicySlot(decode_policy)
         self.slots = {Role.PREFILL: self._prefill, Role.DECODE: self._decode}
+        if solos is not None:
+            self.slots[Role.REGULAR] = solos.slot
         self._now_s = now_s
         self._solos = solos
         self._table = PairTable(registry.snapshot())

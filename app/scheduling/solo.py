@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from app.scheduling.reason import Alone
+from app.scheduling.reason import Alone, Choice
 from app.workers.worker import Role
 
 if TYPE_CHECKING:
@@ -68,19 +68,21 @@ class SoloGrant:
     """One worker with its lease, to be given back by the scheduler's ``done``.
 
     Attributes:
+        choice: How the worker was chosen; ``None``: by no policy.
         note: The scheduler's own.
     """
 
     ask: Ask
     solo: Solo
     lease: Lease
+    choice: Choice | None = None
     note: object = None
 
     @property
     def reason(self) -> Alone:
         """Why this worker, and alone."""
         solo = self.solo
-        return Alone(solo.worker.spec.url, solo.why, solo.rank)
+        return Alone(solo.worker.spec.url, solo.why, solo.rank, self.choice)
 
     def end(self) -> None:
         """Give the lease back; again is harmless."""

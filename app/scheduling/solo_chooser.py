@@ -9,6 +9,7 @@ import structlog
 from app.errors import NoPairAvailable
 from app.scheduling.grant import Outcome
 from app.scheduling.pairing import freest_rank
+from app.scheduling.policy_slot import PolicySlot
 from app.scheduling.skip_rule import CachedPrompts, LoadGate, SkipRule
 from app.scheduling.solo import Solo, SoloCounts, SoloGrant, Why
 from app.scheduling.usable import usable, usable_groups
@@ -47,6 +48,9 @@ class SoloChooser:
         decodes_alone: Decode workers that can (vLLM) serve where no prefill worker can be used.
         counts: Of what it grants.
         tell: Called with a model once it has no prefill worker, and once it has one again.
+
+    Attributes:
+        slot: The policy, which may be changed.
     """
 
     def __init__(
@@ -59,7 +63,7 @@ class SoloChooser:
         counts: SoloCounts,
         tell: Tell = _log,
     ) -> None:
-        self._policy = policy
+        self.slot = PolicySlot(policy)
         self._now_s = now_s
         self._rule = rule
         self._decodes_alone = decodes_alone
@@ -102,7 +106,7 @@ class SoloChooser:
                 return self._skip(ask, now_s)
             regulars = tuple(worker for worker in regulars if not worker.is_full(now_s))
         if found := usable(regulars, ask.excluded, now_s):
-            return self._grant(ask, self._policy.choose(found, ask.facts), Why.NO_PAIR)
+            return self._grant(ask, self.slot.choose(found, ask.facts), Why.NO_PAIR)
         if isinstance(failure, NoPairAvailable) or (failure is None and not groups):
             return self._without_prefill(ask, table.snapshot, failure, now_s)
         # There are prefill workers; they have too much to do.
@@ -118,7 +122,7 @@ class SoloChooser:
 
     def forget(self, worker: Worker) -> None:
         """Drop what is known of a worker that was removed or started anew."""
-        self._policy.forget(worker.id)
+        self.slot.forget(worker.id)
         self._gate.forget(worker.id)
         if self._cached is not None:
             self._cached.forget(worker.id)
@@ -147,7 +151,7 @@ class SoloChooser:
             return None
         n_tokens = facts.n_prompt_tokens
         if rule.is_short(n_tokens):
-            return self._grant(ask, self._policy.choose(ready, facts), Why.SHORT)
+            return self._grant(ask, self.slot.choose(ready, facts), Why.SHORT)
         n_uncached = self._cached.n_uncached(ready, facts)
         best = min(range(len(ready)), key=lambda i: (n_uncached[i], ready[i].n_leases))
         if rule.is_cached(n_tokens, n_uncached[best]):
@@ -182,7 +186,7 @@ class SoloChooser:
             if key not in self._missing:
                 self._missing.add(key)
                 self._tell(key, True)
-            return self._grant(ask, self._policy.choose(able, ask.facts), Why.MISSING_PREFILL)
+            return self._grant(ask, self.slot.choose(able, ask.facts), Why.MISSING_PREFILL)
         if decodes and failure is not None:
             raise NoPairAvailable(
                 f"{failure.message} SGLang decode workers cannot compute prompts, so "
@@ -208,7 +212,9 @@ class SoloChooser:
         self._n_granted += 1
         rank = freest_rank(worker, self._n_granted)
         trial = None if worker.breaker.is_closed else worker.breaker.start_trial()
-        return SoloGrant(ask, Solo(worker, why, rank, trial), Lease(worker, rank))
+        # Where most of the prompt is cached no policy is asked.
+        choice = None if why is Why.CACHED else self.slot.last
+        return SoloGrant(ask, Solo(worker, why, rank, trial), Lease(worker, rank), choice)
 
 
 def _are_full(groups: Sequence[PairGroup], excluded: frozenset[str], now_s: float) -> bool:

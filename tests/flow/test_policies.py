@@ -272,6 +272,9 @@ async def test_who_is_told_the_reason(
             body = body_of(CHAT, stream=stream)
             got = await running.ask(CHAT, body, **headers, **{"x-tandem-debug": asks})
             assert (got.status, "x-tandem-route" in got.headers) == (200, is_told)
+            # Where everybody is told, addresses are not.
+            is_named = is_told and "debug_headers" not in settings
+            assert ("127.0.0.1" in str(got.headers)) is is_named
             assert "x-tandem-route" not in (await running.ask(CHAT, body, **headers)).headers
         for worker in running.workers:
             assert not any("x-tandem-debug" in seen.headers for seen in worker.seen)
@@ -287,6 +290,27 @@ async def test_a_failure_tells_its_reason_too() -> None:
         assert f'prefill="{running.prefills[0].url}"' in reason_of(got)
         got = await running.ask(GENERATE, body_of(GENERATE) | {"model": "nobody"}, **debug)
         assert "x-tandem-route" not in got.headers
+
+
+async def test_workers_without_a_pair_have_a_policy_too(stack: AsyncExitStack) -> None:
+    """It is shown, changed and shadowed like the others', and the reason says so."""
+    regulars = [
+        await stack.enter_async_context(SglangSim(SimConfig(role="regular"))) for _ in range(3)
+    ]
+    running = await stack.enter_async_context(
+        serving([], [], regulars=regulars, shadow_policy="round_robin")
+    )
+    change = {"regular": {"policy": "consistent_hashing"}}
+    assert (await running.http.put("/policies", json=change)).status_code == 200
+    keyed = {"x-tandem-routing-key": "s", "x-tandem-debug": "1"}
+    reasons = [reason_of(await ask(running, **keyed)) for _ in range(3)]
+    assert sorted(n_asked(regulars)) == [0, 0, 3]
+    own = next(worker for worker in regulars if worker.seen)
+    said = f'worker="{own.url}";policy=consistent_hashing;why=key;candidates=3;requests=0;shadow='
+    assert all(reason.startswith(said) for reason in reasons)
+    assert all(reason.endswith(";alone=no_pair") for reason in reasons)
+    shown = (await running.http.get("/policies")).json()["regular"]
+    assert (shown["shadow"]["compared"], shown["shadow"]["agreed"]) == (3, 1)
 
 
 async def test_a_late_decode_worker_is_the_one_told(stack: AsyncExitStack, model: Path) -> None:
