@@ -15,7 +15,7 @@ from app.policies.round_robin import RoundRobin
 from app.protocol.facts import RequestFacts, peek
 from app.protocol.routes import Route
 from app.scheduling.policy_slot import PolicySlot, Shadow
-from app.scheduling.reason import Choice, Queued, Reason
+from app.scheduling.reason import Alone, Choice, Queued, Reason
 from app.scheduling.running_policies import NamedPolicy, RunningPolicies
 from app.settings import Settings
 from app.workers.worker import Role, Worker, WorkerSpec
@@ -167,6 +167,17 @@ def test_a_reason_in_words() -> None:
         "queue;waited_ms=12.3;ahead_ms=1500.0;uncached_tokens=800"
     )
     assert 'shadow="http://p:2"' in reason.text(with_urls=True)
+
+
+def test_a_reason_without_a_pair() -> None:
+    """With the policy's choice, where one chose."""
+    choice = Choice("http://r:1", "least_load", "", 2, 1)
+    assert Alone("http://r:1", "short", 3, choice).text(with_urls=True) == (
+        'worker="http://r:1";policy=least_load;candidates=2;requests=1;rank=3;alone=short'
+    )
+    cached = Alone("http://r:1", "cached", 1)
+    assert cached.text(with_urls=True) == 'worker="http://r:1";rank=1;alone=cached'
+    assert cached.text(with_urls=False) == "worker;rank=1;alone=cached"
 
 
 def replace_shadows(reason: Reason) -> Reason:
