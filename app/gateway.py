@@ -164,7 +164,7 @@ def build_gateway(
     )
     guard = UrlGuard(settings.worker_url_allow)
     entrance = build_entrance(settings, now_s)
-    metrics = _metrics(settings, registry, counts, entrance, scheduler, now_s)
+    metrics = _metrics(registry, counts, entrance, scheduler, now_s)
     recorder = FlightRecorder(settings.recorder_mib * 1024 * 1024)
     if settings.recorder_mib:
         metrics.meters.listeners.append(recorder.add)
@@ -197,7 +197,6 @@ def build_gateway(
 
 
 def _metrics(
-    settings: Settings,
     registry: Registry,
     handoffs: HandoffCounts,
     entrance: Entrance,
@@ -212,10 +211,6 @@ def _metrics(
         handoffs,
         entrance.door,
         queue.figures if queue is not None else None,
-        {
-            "prefill": "queue" if queue else settings.prefill_policy_name,
-            "decode": settings.decode_policy_name,
-        },
     )
 
 

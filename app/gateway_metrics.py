@@ -29,6 +29,7 @@ from app.observability.flight_recorder import FlightRecorder
 from app.observability.live_view import live_view
 from app.observability.meters import Meters
 from app.observability.process_watch import ProcessWatch
+from app.scheduling.decision_counts import DecisionCounts
 from app.scheduling.queue_figures import QueueFigures
 from app.workers.registry import Registry
 from app.workers.states import State
@@ -53,7 +54,6 @@ class GatewayMetrics(Collector):
         handoffs: How often KV caches changed hands.
         door: Who is inside.
         queue: A look at the prefill queue; None if there is none.
-        policies: Names of the policies that decide, by role.
     """
 
     def __init__(
@@ -64,7 +64,6 @@ class GatewayMetrics(Collector):
         handoffs: HandoffCounts,
         door: Door,
         queue: Callable[[], QueueFigures] | None,
-        policies: dict[str, str],
     ) -> None:
         self._registry = registry
         self.meters = meters
@@ -72,7 +71,8 @@ class GatewayMetrics(Collector):
         self._handoffs = handoffs
         self._door = door
         self._queue = queue
-        self._policies = policies
+        self.decisions = DecisionCounts()
+        meters.listeners.append(self.decisions.add)
         self.registry = CollectorRegistry(auto_describe=False)
         self.registry.register(self)
         # Its figures have the names that every process has: process_open_fds and the like.
@@ -127,7 +127,7 @@ class GatewayMetrics(Collector):
             ("role", "state"),
             [
                 ((str(role), str(state)), n)
-                for role in (Role.PREFILL, Role.DECODE)
+                for role in Role
                 for state in State
                 if state is not State.GONE
                 for n in [sum(w.spec.role is role and w.state is state for _, w in workers)]
@@ -172,15 +172,15 @@ class GatewayMetrics(Collector):
         )
         yield counter(
             "worker_tokens",
-            "Prompt tokens that a prefill worker computed; tokens that a decode worker made",
+            "Prompt tokens that a prefill worker computed; tokens that any other worker made",
             ("worker", "role"),
             [(names, m.n_tokens) for names, m in found],
         )
         yield counter(
             "worker_cached_tokens",
-            "Prompt tokens that a prefill worker had in its cache",
+            "Prompt tokens that a worker had in its cache; of decode workers not told",
             ("worker", "role"),
-            [(names, m.n_cached) for names, m in found if names[1] == Role.PREFILL],
+            [(names, m.n_cached) for names, m in found if names[1] != Role.DECODE],
         )
         by_kind = dict.fromkeys(HANDOFFS, 0) | dict(self._handoffs.by_kind.copy())
         by_kind["bootstrap"] += self.meters.n_bootstrapped
@@ -207,11 +207,24 @@ class GatewayMetrics(Collector):
         )
 
     def _decision_families(self) -> Iterator[Metric]:
+        decisions = self.decisions
         yield counter(
             "decisions",
-            "Workers chosen",
-            ("role", "policy"),
-            [((role, name), self.meters.n_decisions) for role, name in self._policies.items()],
+            "Workers chosen for the last attempts of requests, by the policy and its own reason",
+            ("role", "policy", "why"),
+            list(decisions.chosen.copy().items()),
+        )
+        yield counter(
+            "shadow_decisions",
+            "Choices that a shadow policy was asked about as well",
+            ("role", "agrees"),
+            [((r, str(same).lower()), n) for (r, same), n in decisions.shadows.copy().items()],
+        )
+        yield counter(
+            "alone",
+            "Requests that one worker served without a pair",
+            ("why",),
+            [((why,), n) for why, n in decisions.alone.copy().items()],
         )
 
     def _queue_families(self) -> Iterator[Metric]:

@@ -1,8 +1,8 @@
 """What a client that may know is told about its request: ``x-tandem-debug: 1``.
 
 ``Server-Timing`` has the phases up to the answer's head, ``x-tandem-pair`` the two workers, and
-``x-tandem-route`` why it was these. The pair is named by ids, which ``GET /workers/{id}`` knows,
-and by addresses only where those are no secret. Who may read the control plane sees them anyway.
+``x-tandem-route`` why it was these. Workers are named by addresses where those are no secret, as to
+who may read the control plane; else by ids, which ``GET /workers/{id}`` knows.
 """
 
 from __future__ import annotations
@@ -64,14 +64,15 @@ class DebugHeaders:
         spent.append(("total", sum(spent_s for _, spent_s in spent)))
         timing = ", ".join(f"{name};dur={spent_s * 1000:.3f}" for name, spent_s in spent)
         found = [(b"server-timing", timing.encode("ascii"))]
+        # Who may read the control plane knows the addresses from there.
+        with_urls = self._exposes_addresses or self._whose == "admin"
         if notes.prefill is not None and notes.decode is not None:
             prefill, decode = (
-                worker.spec.url if self._exposes_addresses else worker.id
+                worker.spec.url if with_urls else worker.id
                 for worker in (notes.prefill, notes.decode)
             )
             found.append((b"x-tandem-pair", f'prefill="{prefill}", decode="{decode}"'.encode()))
         if notes.reason is not None:
-            with_urls = self._exposes_addresses or self._whose == "admin"
             text = notes.reason.text(with_urls=with_urls)
             found.append((b"x-tandem-route", text.encode()))
         return found

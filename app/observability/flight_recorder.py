@@ -30,7 +30,8 @@ class Flight:
     """One request. Times are seconds of the gateway's clock, 0.0 where it did not come to that.
 
     Attributes are those of :class:`~app.observability.notes.Notes`; tokens are -1 where they are
-    not known, and ``blocks`` has the hashes of :mod:`app.scheduling.prompt_sketch`.
+    not known. A worker that served a request alone stands in both places. ``blocks`` has the hashes
+    of :mod:`app.scheduling.prompt_sketch`.
     """
 
     times: tuple[float, ...]
@@ -84,6 +85,8 @@ class FlightRecorder:
     def add(self, notes: Notes) -> None:
         """Records a generation that is over."""
         prefill, decode = notes.prefill, notes.decode
+        if notes.alone is not None:
+            prefill = decode = notes.alone[0]
         blocks = notes.sketch[:MAX_SKETCH_BYTES]
         leg = notes.leg
         numbers = self._numbers

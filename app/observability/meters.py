@@ -43,9 +43,9 @@ class WorkerMeters:
     def __init__(self) -> None:
         self.n_by_outcome = {"ok": 0, "failed": 0, "ended": 0}
         self.n_tokens = 0
-        """Prompt tokens computed by a prefill worker, or tokens made by a decode worker."""
+        """Prompt tokens computed by a prefill worker, tokens made by any other."""
         self.n_cached = 0
-        """Prompt tokens that a prefill worker had in its cache."""
+        """Prompt tokens that it had in its cache; none of a decode worker in a pair."""
 
 
 class Meters:
@@ -68,7 +68,6 @@ class Meters:
         self.listeners: list[Callable[[Notes], None]] = []
         """Told of each generation that is over, after it was counted."""
         self.n_retries = 0
-        self.n_decisions = 0
         self.n_bootstrapped = 0
 
     def request_ended(self, notes: Notes, method: str, route: str) -> None:
@@ -116,12 +115,18 @@ class Meters:
         model.n_completion += notes.n_answer_tokens
         if notes.no_retry:
             self.retries_refused[notes.no_retry] += 1
+        if notes.n_attempts:
+            self.n_retries += notes.n_attempts - 1
         if notes.prefill is not None and notes.decode is not None:
             self._count_legs(notes, notes.prefill, notes.decode, outcome)
+        elif notes.alone is not None:
+            meters = self._of(notes.alone[0])
+            is_failed = outcome is not OK and outcome not in _LEFT
+            meters.n_by_outcome["failed" if is_failed else "ok" if outcome is OK else "ended"] += 1
+            meters.n_tokens += notes.n_answer_tokens
+            meters.n_cached += notes.n_cached or 0
 
     def _count_legs(self, notes: Notes, prefill: Worker, decode: Worker, outcome: str) -> None:
-        self.n_decisions += notes.n_attempts
-        self.n_retries += notes.n_attempts - 1
         if outcome is OK and prefill.spec.engine is Engine.SGLANG:
             self.n_bootstrapped += 1
         n_computed = (notes.n_prompt or 0) - (notes.n_cached or 0)
@@ -129,13 +134,17 @@ class Meters:
             (prefill, "prefill", n_computed, notes.n_cached or 0),
             (decode, "decode", notes.n_answer_tokens, 0),
         ):
-            meters = self.workers.get(worker.id)
-            if meters is None:
-                meters = self.workers[worker.id] = WorkerMeters()
+            meters = self._of(worker)
             word = "ok" if outcome is OK else "failed" if notes.leg == leg else "ended"
             meters.n_by_outcome[word] += 1
             meters.n_tokens += n_tokens
             meters.n_cached += n_cached
+
+    def _of(self, worker: Worker) -> WorkerMeters:
+        meters = self.workers.get(worker.id)
+        if meters is None:
+            meters = self.workers[worker.id] = WorkerMeters()
+        return meters
 
     def _label_of(self, notes: Notes) -> str:
         name = notes.model or ""

@@ -113,6 +113,8 @@ class RequestTracing:
     def _add_phases(self, span: Span, notes: Notes, offset_s: float) -> None:
         """Adds a span for each phase, and the decode leg round those that belong to it."""
         below = set_span_in_context(span, Context())
+        if notes.alone is not None:
+            span.set_attribute("tandem.worker", notes.alone[0].spec.url)
         if notes.decode_sent_s and notes.decode is not None:
             leg = self._tracer.start_span(
                 "decode leg",

@@ -30,8 +30,8 @@ def timing(got: Got) -> dict[str, float]:
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 async def test_times_and_pair(stack: AsyncExitStack, stream: bool) -> None:
-    """The phases add up to the total; workers are named by ids, not by addresses."""
-    fleet = await fleet_with(stack)
+    """The phases add up to the total; everybody is told ids of workers, not addresses."""
+    fleet = await fleet_with(stack, debug_headers="on")
     asked = {"x-tandem-debug": "1"}
     got = await fleet.ask(CHAT, body_of(CHAT, stream=stream), **asked)
     spent = timing(got)
@@ -46,7 +46,7 @@ async def test_times_and_pair(stack: AsyncExitStack, stream: bool) -> None:
 
 
 async def test_errors_tell_it_too(stack: AsyncExitStack) -> None:
-    fleet = await fleet_with(stack, expose_worker_addresses=True)
+    fleet = await fleet_with(stack)
     await fleet.decodes[0].kill()
     got = await fleet.ask(CHAT, body_of(CHAT), **{"x-tandem-debug": "true"})
     assert got.status == 502

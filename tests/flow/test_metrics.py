@@ -87,7 +87,7 @@ async def test_known_traffic_of_sglang_pairs(fleet: Fleet) -> None:
     for phase in ("queue", "prefill", "first_token"):
         assert seen.value("phase_duration_seconds_count", model=MODEL, phase=phase) == 3
     assert seen.value("handoffs_total", kind="bootstrap") == 3
-    assert seen.value("decisions_total", role="prefill", policy="round_robin") == 3
+    assert seen.value("decisions_total", role="prefill", policy="round_robin", why="") == 3
     (prefill,), (decode,) = fleet.prefills, fleet.decodes
     for worker, role in ((prefill, "prefill"), (decode, "decode")):
         labels = {"worker": worker.url, "role": role}
@@ -215,7 +215,7 @@ async def test_the_prefill_queue(stack: AsyncExitStack) -> None:
     n_fed = seen.value("fed_tokens_total", kind="prompt")
     assert n_fed > 5 * 800
     assert 0 < seen.value("fed_tokens_total", kind="cached") < n_fed
-    assert seen.value("decisions_total", policy="queue") == 5
+    assert seen.value("decisions_total", policy="prefill_queue") == 5
 
 
 async def test_refusals_at_the_door(stack: AsyncExitStack) -> None:
@@ -268,3 +268,36 @@ async def test_both_ports_of_a_process(stack: AsyncExitStack) -> None:
 
 async def test_main_port_has_none_unless_asked(fleet: Fleet) -> None:
     assert (await fleet.http.get("/metrics")).status_code == 404
+
+
+async def test_workers_that_serve_alone(stack: AsyncExitStack) -> None:
+    """Their requests, tokens and state, why they served alone, and their place in the record."""
+    worker = await stack.enter_async_context(SglangSim(SimConfig(role="regular")))
+    fleet = await stack.enter_async_context(serving([], [], regulars=[worker]))
+    for stream in (True, False):
+        await fleet.ask(CHAT, body_of(CHAT, stream=stream, stream_options={"include_usage": True}))
+    seen = await over(fleet, 2)
+    labels = {"worker": worker.url, "role": "regular"}
+    assert seen.value("worker_requests_total", **labels, outcome="ok") == 2
+    assert seen.value("worker_tokens_total", **labels) == 8
+    assert seen.value("worker_ready", **labels) == 1
+    assert seen.value("workers", role="regular", state="ready") == 1
+    assert seen.value("alone_total", why="no_pair") == 2
+    assert seen.value("handoffs_total", kind="bootstrap") == 0
+    assert {(one.prefill, one.decode) for one in fleet.gateway.recorder.last()} == {
+        (worker.url, worker.url)
+    }
+
+
+async def test_shadows(stack: AsyncExitStack) -> None:
+    """What the shadow would have done is counted beside what was done."""
+    pairs = [await stack.enter_async_context(sim_pair()) for _ in range(2)]
+    fleet = await stack.enter_async_context(
+        serving([p for p, _ in pairs], [d for _, d in pairs], shadow_decode_policy="round_robin")
+    )
+    for _ in range(4):
+        await fleet.ask(CHAT, body_of(CHAT))
+    seen = await over(fleet, 4)
+    assert sum(seen.all("shadow_decisions_total", role="decode")) == 4
+    assert seen.all("shadow_decisions_total", role="prefill") == []
+    assert seen.value("decisions_total", role="decode", policy="round_robin") == 4

@@ -37,7 +37,8 @@ KNOWN_VALUES = {
 async def samples(stack: AsyncExitStack) -> dict[str, set[str]]:
     """The labels of every sample of a gateway that has served something, by name."""
     prefill, decode = await stack.enter_async_context(sim_pair())
-    fleet: Fleet = await stack.enter_async_context(serving([prefill], [decode], prefill_queue="on"))
+    settings: dict[str, Any] = {"prefill_queue": "on", "shadow_decode_policy": "random"}
+    fleet: Fleet = await stack.enter_async_context(serving([prefill], [decode], **settings))
     await fleet.ask(CHAT, body_of(CHAT, stream=True))
     await fleet.http.get("/health")
     await until(lambda: sum(fleet.gateway.metrics.meters.requests.values()) == 1)
