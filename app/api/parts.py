@@ -107,8 +107,12 @@ class Parts(Protocol):
         """Where the process is in its life."""
 
 
-def get_gateway(request: Request) -> Parts:
-    """Returns the gateway that the application was built with."""
+async def get_gateway(request: Request) -> Parts:
+    """Returns the gateway that the application was built with.
+
+    A coroutine though it awaits nothing: FastAPI calls anything else in a thread, which under
+    load waits its turn for the interpreter.
+    """
     return cast("Parts", request.app.state.gateway)
 
 
