@@ -39,7 +39,10 @@ def main() -> int:
     """Plays the cases through every router; a line for each run, then medians and ratios."""
     asked = _arguments()
     routers = [
-        r for r in ROUTERS if (not r.is_smg or "SMG" in ENVIRONMENT) and asked.only in r.name
+        router
+        for router in ROUTERS
+        if (not router.is_smg or ENVIRONMENT.get("SMG"))
+        and any(part in router.name for part in asked.only or [""])
     ]
     try:
         for name in asked.case or ["base"]:
@@ -157,7 +160,9 @@ def _arguments() -> argparse.Namespace:
     flags.add_argument("--rows", default="2000:3000", metavar="FIRST:LAST")
     flags.add_argument("--speed", type=float, default=5.0, help="of the fleet's clock")
     flags.add_argument("--rounds", type=int, default=1)
-    flags.add_argument("--only", default="", help="routers whose name contains this")
+    flags.add_argument(
+        "--only", action="append", help="routers whose name contains this; repeatable"
+    )
     flags.add_argument("--tokens-per-s", type=float, default=10_000.0)
     flags.add_argument("--plot", type=Path, help="an SVG file for each case, named FILE-CASE.svg")
     return flags.parse_args()
