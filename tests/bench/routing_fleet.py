@@ -133,8 +133,9 @@ def start_router(bench: Bench, router: Router, fleet: Fleet, speed: float) -> in
     command = [python, *module, "--pd-disaggregation", *fleet.flags(), *router.flags]
     command += ["--host", "127.0.0.1", "--port", str(port), "--log-level", "warn"]
     command += ["--prometheus-port", str(free_port())]
-    if router.name == "queue":
-        command += ["--prefill-poll-ms", str(100 / speed)]
+    if not router.is_smg:
+        # What is a time of the fleet has to run as fast as its clock.
+        command += ["--hold-decode-ms", str(10 / speed), "--prefill-poll-ms", str(100 / speed)]
     if router.is_smg:
         # It takes whole seconds; its default is 10.
         command += ["--load-monitor-interval", "1"]
