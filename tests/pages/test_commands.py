@@ -138,7 +138,7 @@ RULES: list[tuple[str, Callable[[str, Path], None]]] = [
 
 
 @pytest.mark.parametrize(("block", "command"), ALONE, ids=lambda v: getattr(v, "page", None))
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(120)
 def test_command(
     block: Block, command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -167,7 +167,7 @@ async def place() -> AsyncIterator[str]:
         await demo.communicate()
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(120)
 async def test_commands_that_ask_a_gateway(place: str) -> None:
     """All of them, one after the other, before a running demo; names of models are its own."""
     assert LIVE
