@@ -9,7 +9,7 @@ import random
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +92,8 @@ def read_calls(path: Path, rate: float = 1.0) -> tuple[list[Call], list[Row]]:
         OSError: The file cannot be read.
     """
     with path.open(encoding="utf-8") as lines:
-        first = lines.readline()
+        # Before the first line of a log may stand warnings of the start.
+        first = next((line for line in islice(lines, 100) if line.startswith("{")), "")
     if first.startswith("{") and '"hash_ids"' in first:
         rows = read_trace(path, rate=rate)
         return list(_calls_of_trace(rows)), rows
@@ -126,6 +127,8 @@ def _calls_of_trace(rows: Iterable[Row]) -> Iterator[Call]:
 def _log(lines: Iterable[str]) -> list[Call]:
     found = []
     for line in lines:
+        if not line.startswith("{"):
+            continue
         entry: dict[str, Any] = json.loads(line)
         if entry.get("completion_tokens") is None or entry.get("prompt_tokens") is None:
             continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -138,3 +139,15 @@ def test_rights_are_those_of_discovery() -> None:
     ]
     (binding,) = of_kind("RoleBinding")
     assert binding["subjects"][0]["namespace"] == binding["metadata"]["namespace"]
+
+
+def test_autoscalers_ask_for_metrics_that_there_are() -> None:
+    """Those of the monitoring page, which is held to what is exported."""
+    page = (REPO / "docs/monitoring.md").read_text()
+    queries = [
+        t["metadata"]["query"] for d in of_kind("ScaledObject") for t in d["spec"]["triggers"]
+    ]
+    assert len(queries) == 2
+    for query in queries:
+        (name,) = re.findall(r"tandem_\w+", query)
+        assert f"`{name}`" in page

@@ -1,4 +1,4 @@
-"""README's gateway commands, run as they stand there.
+"""The gateway commands of README and of the page on vLLM, run as they stand there.
 
 Only places are exchanged: the hosts for simulated workers, the gateway's port for a free one, the
 model's path for a folder with a small tokenizer.
@@ -23,8 +23,10 @@ from app.sim.small_tokenizer import write_small_tokenizer
 
 AnyWorkers = dict[str, list[SglangSim]] | dict[str, list[VllmSim]]
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
-BLOCKS = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
+_REPO = Path(__file__).parents[2]
+README, VLLM = ((_REPO / name).read_text() for name in ("README.md", "docs/vllm.md"))
+# The page on vLLM has what README has of it, and more; the same text is one block.
+BLOCKS = list(dict.fromkeys(re.findall(r"```sh\n(.*?)```", README + VLLM, re.DOTALL)))
 COMMANDS = [block for block in BLOCKS if block.startswith("python -m app")]
 GATEWAYS = [block for block in COMMANDS if "grpc://" not in block]
 NIXL, MOONCAKE = (block for block in COMMANDS if "grpc://" in block)

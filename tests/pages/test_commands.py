@@ -10,11 +10,14 @@ import json
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
+import httpx
 import pytest
 
 from app.__main__ import main
@@ -41,9 +44,14 @@ def sh(command: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(words, check=False, capture_output=True, text=True, cwd=REPO, timeout=30)
 
 
+def words_of(command: str) -> list[str]:
+    """The words of a command without comments; a line may go on in the next."""
+    return shlex.split(command.replace("\\\n", " "), comments=True)
+
+
 def run_make(command: str, folder: Path) -> None:
     """The target is there; what it does is other tests' business (``test_demo``, CI)."""
-    done = sh(f"make -n {shlex.join(shlex.split(command, comments=True)[1:])}")
+    done = sh(f"make -n {shlex.join(words_of(command)[1:])}")
     assert done.returncode == 0, done.stderr
 
 
@@ -57,7 +65,7 @@ def run_launch(command: str, folder: Path) -> None:
 
 def run_replay(command: str, folder: Path) -> None:
     """On a trace of its name with as many rows as it asks for."""
-    words = shlex.split(command)
+    words = words_of(command)
     first, last = map(int, words[words.index("--rows") + 1].split(":"))
     rows = [
         {"timestamp": i * 500, "input_length": 512, "output_length": 4, "hash_ids": [i]}
@@ -72,7 +80,7 @@ def run_replay(command: str, folder: Path) -> None:
 
 def run_size(command: str, folder: Path) -> None:
     """As it stands; fewer requests are played."""
-    assert main(shlex.split(command)[1:]) == 0
+    assert main(words_of(command)[1:]) == 0
 
 
 def run_doctor(command: str, folder: Path) -> None:
@@ -89,6 +97,28 @@ def read_settings(command: str, folder: Path) -> None:
     assert worker_specs(load({}, {name: value}, None, pytest.fail))
 
 
+def start_gateway(command: str, folder: Path) -> None:
+    """It starts with these flags, lives and ends; ``...`` stands for the reader's own workers."""
+    port = free_port()
+    words = [w for w in words_of(command)[1:] if w != "..."]
+    run = [sys.executable, "-m", "app", *words, "--port", str(port), "--prometheus-port", "none"]
+    with subprocess.Popen(run, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as gateway:
+        try:
+            for _ in range(200):
+                try:
+                    httpx.get(f"http://127.0.0.1:{port}/liveness").raise_for_status()
+                    break
+                except httpx.TransportError:
+                    time.sleep(0.1)
+                assert gateway.poll() is None, gateway.communicate()[1].decode()
+            else:
+                pytest.fail("it does not live after 20 s")
+        finally:
+            gateway.send_signal(signal.SIGINT)
+            gateway.communicate()
+    assert gateway.returncode == 0
+
+
 def is_of_readme(command: str, folder: Path) -> None:
     """``test_readme_commands`` runs it before simulated workers."""
     texts = [*GATEWAYS_RUN, ENVIRONMENT, REQUEST]
@@ -102,12 +132,13 @@ RULES: list[tuple[str, Callable[[str, Path], None]]] = [
     (r"tandem size ", run_size),
     (r"tandem doctor --prefill ", run_doctor),
     (r"(export )?TANDEM_\w+=", read_settings),
+    (r"tandem (\.\.\. )?--", start_gateway),
     (r"python -m app |uvicorn app\.main:app ", is_of_readme),
 ]
 
 
 @pytest.mark.parametrize(("block", "command"), ALONE, ids=lambda v: getattr(v, "page", None))
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(120)
 def test_command(
     block: Block, command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -136,7 +167,7 @@ async def place() -> AsyncIterator[str]:
         await demo.communicate()
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(120)
 async def test_commands_that_ask_a_gateway(place: str) -> None:
     """All of them, one after the other, before a running demo; names of models are its own."""
     assert LIVE
@@ -162,5 +193,6 @@ def test_marked_blocks_hold_what_cannot_be_run() -> None:
 
 
 def test_readme_blocks_are_those_of_its_test() -> None:
-    """Both read the same page in the same way."""
-    assert [b.text for b in blocks() if b.page == "README.md"] == RUN_BY_README_TEST
+    """Both read the pages in the same way."""
+    pages = ("README.md", "docs/vllm.md")
+    assert {b.text for b in blocks() if b.page in pages} == set(RUN_BY_README_TEST)

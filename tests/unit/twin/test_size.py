@@ -84,6 +84,7 @@ def test_the_gateways_own_log(tmp_path: Path) -> None:
             for second, took_ms in ((31, 1000), (40, 30_000))
         ),
     )
+    log.write_text(f"tandem: --x has no effect in this version\n{log.read_text()}")
     calls, _ = read_calls(log)
     assert [(c.at_s, c.n_prompt, c.n_cached, c.n_output) for c in calls] == [
         (0.0, 100, 40, 20),
