@@ -306,14 +306,20 @@ async def test_workers_that_serve_alone(stack: AsyncExitStack) -> None:
 
 
 async def test_shadows(stack: AsyncExitStack) -> None:
-    """What the shadow would have done is counted beside what was done."""
+    """A shadow that always takes one worker agrees with every other turn of the real policy."""
     pairs = [await stack.enter_async_context(sim_pair()) for _ in range(2)]
     fleet = await stack.enter_async_context(
-        serving([p for p, _ in pairs], [d for _, d in pairs], shadow_decode_policy="round_robin")
+        serving(
+            [prefill for prefill, _ in pairs],
+            [decode for _, decode in pairs],
+            prefill_policy="round_robin",
+            shadow_prefill_policy="consistent_hashing",
+        )
     )
     for _ in range(4):
-        await fleet.ask(CHAT, body_of(CHAT))
+        await fleet.ask(CHAT, body_of(CHAT), **{"x-tandem-routing-key": "s"})
     seen = await over(fleet, 4)
-    assert sum(seen.all("shadow_decisions_total", role="decode")) == 4
-    assert seen.all("shadow_decisions_total", role="prefill") == []
-    assert seen.value("decisions_total", role="decode", policy="round_robin") == 4
+    for agrees in ("true", "false"):
+        assert seen.value("shadow_decisions_total", role="prefill", agrees=agrees) == 2
+    assert seen.all("shadow_decisions_total", role="decode") == []
+    assert seen.value("decisions_total", role="prefill", policy="round_robin") == 4
