@@ -24,16 +24,15 @@ from app.dispatch.token_leg import TokenTools
 from app.entrance import Entrance, build_entrance
 from app.gateway_discovery import PodDiscovery, build_discovery
 from app.gateway_metrics import GatewayMetrics
+from app.gateway_observing import build_flight_file, build_metrics
 from app.gateway_scheduling import build_scheduler
 from app.gateway_tls import worker_tls
 from app.gateway_tracing import build_tracing
+from app.observability.flight_file import FlightFile
 from app.observability.flight_recorder import FlightRecorder
-from app.observability.meters import Meters
-from app.observability.process_watch import ProcessWatch
 from app.scheduling.load_watch import LoadWatch
 from app.scheduling.lost_workers import LostWorkers
 from app.scheduling.pair_watch import PairWatch
-from app.scheduling.queue_scheduler import QueueScheduler
 from app.scheduling.running_policies import RunningPolicies
 from app.scheduling.scheduler import Scheduler
 from app.scheduling.solo import SoloCounts
@@ -74,6 +73,7 @@ class Gateway:
     aliases: Mapping[str, str]
     metrics: GatewayMetrics
     recorder: FlightRecorder
+    flight_file: FlightFile | None
     tracing: RequestTracing | None
     url_guard: UrlGuard
     discovery: PodDiscovery | None
@@ -164,7 +164,7 @@ def build_gateway(
     )
     guard = UrlGuard(settings.worker_url_allow)
     entrance = build_entrance(settings, now_s)
-    metrics = _metrics(registry, counts, entrance, scheduler, now_s)
+    metrics = build_metrics(registry, counts, entrance, scheduler, now_s)
     recorder = FlightRecorder(settings.recorder_mib * 1024 * 1024)
     if settings.recorder_mib:
         metrics.meters.listeners.append(recorder.add)
@@ -189,28 +189,11 @@ def build_gateway(
         entrance=entrance,
         metrics=metrics,
         recorder=recorder,
+        flight_file=build_flight_file(settings, recorder, now_s, unix_s),
         tracing=tracing,
         aliases=dict(settings.model_alias),
         url_guard=guard,
         discovery=build_discovery(settings, registry, drain, guard),
-    )
-
-
-def _metrics(
-    registry: Registry,
-    handoffs: HandoffCounts,
-    entrance: Entrance,
-    scheduler: Scheduler,
-    now_s: Clock,
-) -> GatewayMetrics:
-    queue = scheduler if isinstance(scheduler, QueueScheduler) else None
-    return GatewayMetrics(
-        registry,
-        Meters(lambda model: registry.snapshot().knows_model(model)),
-        ProcessWatch(now_s),
-        handoffs,
-        entrance.door,
-        queue.figures if queue is not None else None,
     )
 
 

@@ -22,6 +22,7 @@ from app.observability.families import (
     counter,
     gauge,
     model_families,
+    prediction_families,
     process_families,
     request_families,
 )
@@ -231,6 +232,7 @@ class GatewayMetrics(Collector):
         figures = self._queue() if self._queue is not None else None
         if figures is None:
             return
+        yield from prediction_families(self.meters)
         role = ("role",)
         yield gauge("queue_waiting", "Requests in the prefill queue", (), [((), figures.n_waiting)])
         yield gauge(

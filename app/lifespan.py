@@ -20,6 +20,7 @@ from app.observability.log import get_logger
 from app.settings import worker_specs
 
 if TYPE_CHECKING:
+    from app.observability.flight_file import FlightFile
     from app.observability.tracing import RequestTracing
 
 REAP_S = 3.0
@@ -56,6 +57,10 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         if gateway.discovery is not None:
             finding = _keep_running("discovery", gateway.discovery.run, log)
             others.append(loops.create_task(finding))
+        if gateway.flight_file is not None:
+            stack.push_async_callback(_write_rest, gateway.flight_file, log)
+            writing = _keep_running("flight file", gateway.flight_file.run, log)
+            others.append(loops.create_task(writing))
         if gateway.entrance.key_file is not None:
             _wake_on_hangup(gateway.entrance.key_file, stack)
             others.append(loops.create_task(_follow(gateway.entrance.key_file)))
@@ -85,6 +90,14 @@ def _wake_on_hangup(key_file: KeyFile, stack: AsyncExitStack) -> None:
 async def _follow(key_file: KeyFile) -> None:
     log = get_logger("keys")
     await _keep_running("key file", lambda: key_file.watch(log), log)
+
+
+async def _write_rest(file: FlightFile, log: FilteringBoundLogger) -> None:
+    """Writes the requests of the last moments."""
+    try:
+        await asyncio.to_thread(file.write)
+    except OSError as error:
+        log.warning("the last requests were not written", reason=error.strerror)
 
 
 async def _flush(tracing: RequestTracing, log: FilteringBoundLogger) -> None:

@@ -44,6 +44,22 @@ class ObservingSettings(BaseSettings):
             unit="MiB",
         ),
     ] = Field(16, ge=0, le=65_536)
+    recorder_file: Annotated[
+        str | None,
+        Knob(
+            _OBSERVING,
+            "File that every recorded request is appended to, one JSON object a line",
+            metavar="FILE",
+        ),
+    ] = Field(None, min_length=1)
+    recorder_file_mib: Annotated[
+        int,
+        Knob(
+            _OBSERVING,
+            "Size at which that file is put aside as FILE.1, in place of the one before",
+            unit="MiB",
+        ),
+    ] = Field(256, ge=1, le=1_048_576)
     debug_headers: Annotated[
         Literal["admin", "on", "off"],
         Knob(

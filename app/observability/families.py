@@ -75,6 +75,22 @@ def request_families(meters: Meters) -> Iterator[Metric]:
     )
 
 
+def prediction_families(meters: Meters) -> Iterator[Metric]:
+    """Yields how well the queue foretold when prefill would end."""
+    yield histogram(
+        "prediction_error",
+        "By how much prefill ended earlier or later than the queue had expected at the grant",
+        (),
+        {(): meters.prediction_error_s},
+    )
+    yield counter(
+        "prefill_seconds",
+        "From the grant to prefill's end: as expected, and as it was, of the same requests",
+        ("source",),
+        [(("expected",), meters.expected_s), (("true",), meters.true_s)],
+    )
+
+
 def model_families(meters: Meters) -> Iterator[Metric]:
     """Yields what is measured by model."""
     models = meters.models.copy()

@@ -29,6 +29,8 @@ def as_lines(flights: Iterable[Flight], unix_offset_s: float) -> Iterator[bytes]
         for name, at_s in zip(TIMES[1:], flight.times[1:], strict=True):
             if at_s:
                 fields[name] = round(at_s - flight.arrived_s, 6)
+        if flight.expected_s:
+            fields["expected_prefill_s"] = round(flight.expected_s, 6)
         fields |= {
             name: count
             for name in ("n_prompt", "n_cached", "n_completion")

@@ -14,8 +14,8 @@ from struct import Struct
 from app.observability.notes import OK, Notes
 from app.observability.phases import TIMES
 
-_HEAD = Struct("<11d4i6HB2x")
-"""Times; tokens; workers, model, outcome, status, attempts; flags."""
+_HEAD = Struct("<11df4i6HB2x")
+"""Times; what was expected; tokens; workers, model, outcome, status, attempts; flags."""
 _BYTES_OVERHEAD = 33 + 8
 """Of a bytes object and its place in the ring (CPython 3.11)."""
 _MAX_NAMES = 4096
@@ -36,6 +36,8 @@ class Flight:
 
     times: tuple[float, ...]
     """In the order of :data:`app.observability.phases.TIMES`."""
+    expected_s: float
+    """From the grant to prefill's end, as the queue predicted; 0.0: nobody has."""
     n_prompt: int
     n_cached: int
     n_completion: int
@@ -103,6 +105,7 @@ class FlightRecorder:
                 notes.first_s,
                 notes.last_s,
                 notes.ended_s,
+                0.0 if notes.reason is None else notes.reason.expected_s,
                 -1 if notes.n_prompt is None else notes.n_prompt,
                 -1 if notes.n_cached is None else notes.n_cached,
                 notes.n_answer_tokens if notes.first_s else -1,
@@ -144,13 +147,14 @@ class FlightRecorder:
 def _taken_apart(record: bytes, names: list[str]) -> Flight:
     found = _HEAD.unpack_from(record)
     times, rest = found[: len(TIMES)], found[len(TIMES) :]
-    n_prompt, n_cached, n_completion, n_estimated, prefill, decode, model = rest[:7]
-    outcome, status, n_attempts, flags = rest[7:]
+    expected_s, n_prompt, n_cached, n_completion, n_estimated, prefill, decode, model = rest[:8]
+    outcome, status, n_attempts, flags = rest[8:]
     start = _HEAD.size + 2
     n_bytes = int.from_bytes(record[_HEAD.size : start], "little")
     end = start + n_bytes
     return Flight(
         times=times,
+        expected_s=expected_s,
         n_prompt=n_prompt,
         n_cached=n_cached,
         n_completion=n_completion,

@@ -67,6 +67,10 @@ class Meters:
         self.retries_refused: Counter[str] = Counter()
         self.listeners: list[Callable[[Notes], None]] = []
         """Told of each generation that is over, after it was counted."""
+        self.prediction_error_s = Histogram(PHASE_S)
+        """By how much prefill ended earlier or later than the queue had expected."""
+        self.expected_s = self.true_s = 0.0
+        """Sums of what was expected and of what it took, of the same requests."""
         self.n_retries = 0
         self.n_bootstrapped = 0
 
@@ -129,6 +133,8 @@ class Meters:
     def _count_legs(self, notes: Notes, prefill: Worker, decode: Worker, outcome: str) -> None:
         if outcome is OK and prefill.spec.engine is Engine.SGLANG:
             self.n_bootstrapped += 1
+        if outcome is OK and notes.reason is not None and notes.reason.expected_s:
+            self._judge(notes, notes.reason.expected_s)
         n_computed = (notes.n_prompt or 0) - (notes.n_cached or 0)
         for worker, leg, n_tokens, n_cached in (
             (prefill, "prefill", n_computed, notes.n_cached or 0),
@@ -139,6 +145,12 @@ class Meters:
             meters.n_by_outcome[word] += 1
             meters.n_tokens += n_tokens
             meters.n_cached += n_cached
+
+    def _judge(self, notes: Notes, expected_s: float) -> None:
+        true_s = notes.prefill_ended_s - notes.granted_s
+        self.prediction_error_s.add(abs(true_s - expected_s))
+        self.expected_s += expected_s
+        self.true_s += true_s
 
     def _of(self, worker: Worker) -> WorkerMeters:
         meters = self.workers.get(worker.id)

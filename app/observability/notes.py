@@ -25,6 +25,10 @@ CLIENT_STALLED = "client_stalled"
 class Reason(Protocol):
     """Why a pair was chosen."""
 
+    @property
+    def expected_s(self) -> float:
+        """Predicted time from the grant until prefill has ended; 0.0: nobody has predicted."""
+
     def text(self, *, with_urls: bool) -> str:
         """Returns it in words."""
 

@@ -38,6 +38,7 @@ class Fed:
         sent: Its entry in the rank's account.
         waited_s: Time in the queue.
         wait_ahead_s: Predicted wait at the rank.
+        expected_s: Predicted time until prefill has ended, this wait included.
     """
 
     waiting: Waiting
@@ -46,6 +47,7 @@ class Fed:
     sent: Sent
     waited_s: float
     wait_ahead_s: float
+    expected_s: float
 
 
 class Feeder:
@@ -267,6 +269,7 @@ class Feeder:
             ledger.send(n_uncached, now_s),
             now_s - waiting.arrived_s,
             wait_ahead_s,
+            wait_ahead_s + n_uncached / ledger.rate_tokens_per_s + ledger.lead_s,
         )
 
     def _refresh(self, now_s: float) -> None:

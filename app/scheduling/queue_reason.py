@@ -41,5 +41,5 @@ def why_fed(
     n_places = int(fed.waiting.places.sum())
     return (
         Choice(prefill.spec.url, QUEUE, "", n_places, prefill.n_leases, shadow),
-        Queued(fed.waited_s, fed.wait_ahead_s, fed.n_uncached),
+        Queued(fed.waited_s, fed.wait_ahead_s, fed.n_uncached, fed.expected_s),
     )

@@ -38,11 +38,13 @@ class Queued(NamedTuple):
         waited_s: Time in the queue.
         wait_ahead_s: Predicted wait at the prefill worker, behind what it has not computed yet.
         n_uncached_tokens: Predicted tokens that it has to compute.
+        expected_s: Predicted time from here until prefill has ended.
     """
 
     waited_s: float
     wait_ahead_s: float
     n_uncached_tokens: float
+    expected_s: float = 0.0
 
 
 class Reason(NamedTuple):
@@ -62,6 +64,11 @@ class Reason(NamedTuple):
     decode_rank: int = 0
     queued: Queued | None = None
 
+    @property
+    def expected_s(self) -> float:
+        """Predicted time from the grant until prefill has ended; 0.0: nobody has predicted."""
+        return self.queued.expected_s if self.queued is not None else 0.0
+
     def __str__(self) -> str:
         """Return the record for the log, whose line names the workers anyway."""
         return self.text(with_urls=False)
@@ -77,7 +84,7 @@ class Reason(NamedTuple):
             _text("decode", self.decode, self.decode_rank, with_urls=with_urls),
         ]
         if self.queued is not None:
-            waited_s, ahead_s, n_uncached = self.queued
+            waited_s, ahead_s, n_uncached, _ = self.queued
             parts.append(
                 f"queue;waited_ms={waited_s * 1000:.1f};ahead_ms={ahead_s * 1000:.1f}"
                 f";uncached_tokens={n_uncached:.0f}"
@@ -99,6 +106,11 @@ class Alone(NamedTuple):
     why: str
     rank: int = 0
     choice: Choice | None = None
+
+    @property
+    def expected_s(self) -> float:
+        """Nobody predicts these."""
+        return 0.0
 
     def text(self, *, with_urls: bool) -> str:
         """Return the record as a dictionary of structured fields (RFC 9651).

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -67,3 +68,17 @@ async def test_the_last_minutes(stack: AsyncExitStack) -> None:
     assert view["percentiles"]["ttft_s"]["n"] == 3
     assert (view["queue"]["n_waiting"], view["outcomes"]) == (0, {"ok": 3})
     assert {"prefill", "first_token"} <= {name for name, _ in view["recent"][0]["phases"]}
+
+
+async def test_the_file_has_the_last_moments_too(tmp_path: Path) -> None:
+    """What was not written yet is written as the gateway ends."""
+    path = tmp_path / "flights.jsonl"
+    async with AsyncExitStack() as stack:
+        prefill, decode = await stack.enter_async_context(sim_pair())
+        fleet = await stack.enter_async_context(
+            serving([prefill], [decode], recorder_file=str(path))
+        )
+        await fleet.ask(CHAT, body_of(CHAT))
+        assert path.read_text() == ""
+    (line,) = path.read_text().splitlines()
+    assert json.loads(line)["prefill"] == prefill.url

@@ -12,6 +12,7 @@ import pytest
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+from app.observability.phases import TIMES
 from app.observability.process_watch import TICK_S
 from app.sim import SglangSim, SimConfig, sim_pair
 from app.sim.wire import Exchange
@@ -215,7 +216,22 @@ async def test_the_prefill_queue(stack: AsyncExitStack) -> None:
     n_fed = seen.value("fed_tokens_total", kind="prompt")
     assert n_fed > 5 * 800
     assert 0 < seen.value("fed_tokens_total", kind="cached") < n_fed
+    assert seen.value("prediction_error_seconds_count") == 5
+    true_s = seen.value("prefill_seconds_total", source="true")
+    assert true_s == pytest.approx(sum(_prefill_s(fleet)), abs=1e-3)
+    expected_s = seen.value("prefill_seconds_total", source="expected")
+    # The rate is learned from this very traffic, so a few requests only bound it.
+    assert 0.02 < expected_s / true_s < 50
+    assert sum(one.expected_s for one in fleet.gateway.recorder.last()) == pytest.approx(
+        expected_s, rel=1e-3
+    )
     assert seen.value("decisions_total", policy="prefill_queue") == 5
+
+
+def _prefill_s(fleet: Fleet) -> list[float]:
+    """From grant to prefill's end, as recorded."""
+    times = [dict(zip(TIMES, one.times, strict=True)) for one in fleet.gateway.recorder.last()]
+    return [one["prefill_ended_s"] - one["granted_s"] for one in times]
 
 
 async def test_refusals_at_the_door(stack: AsyncExitStack) -> None:
@@ -290,14 +306,20 @@ async def test_workers_that_serve_alone(stack: AsyncExitStack) -> None:
 
 
 async def test_shadows(stack: AsyncExitStack) -> None:
-    """What the shadow would have done is counted beside what was done."""
+    """A shadow that always takes one worker agrees with every other turn of the real policy."""
     pairs = [await stack.enter_async_context(sim_pair()) for _ in range(2)]
     fleet = await stack.enter_async_context(
-        serving([p for p, _ in pairs], [d for _, d in pairs], shadow_decode_policy="round_robin")
+        serving(
+            [prefill for prefill, _ in pairs],
+            [decode for _, decode in pairs],
+            prefill_policy="round_robin",
+            shadow_prefill_policy="consistent_hashing",
+        )
     )
     for _ in range(4):
-        await fleet.ask(CHAT, body_of(CHAT))
+        await fleet.ask(CHAT, body_of(CHAT), **{"x-tandem-routing-key": "s"})
     seen = await over(fleet, 4)
-    assert sum(seen.all("shadow_decisions_total", role="decode")) == 4
-    assert seen.all("shadow_decisions_total", role="prefill") == []
-    assert seen.value("decisions_total", role="decode", policy="round_robin") == 4
+    for agrees in ("true", "false"):
+        assert seen.value("shadow_decisions_total", role="prefill", agrees=agrees) == 2
+    assert seen.all("shadow_decisions_total", role="decode") == []
+    assert seen.value("decisions_total", role="prefill", policy="round_robin") == 4
