@@ -210,7 +210,7 @@ def _metrics(
         ProcessWatch(now_s),
         handoffs,
         entrance.door,
-        queue.figures if queue is not None else None,
+        queue.view.figures if queue is not None else None,
     )
 
 
