@@ -40,6 +40,8 @@ class Job:
     failure: Refused | None = None
     n_cached: int = 0
     n_uncached: int = 0
+    n_computed_before: int = 0
+    """Prefill tokens that its rank had computed when it began to wait."""
     n_left: int = 0
     """Prompt tokens that no step has computed yet."""
     never_started: bool = False

@@ -11,6 +11,7 @@ from app.sim.config import FAKE_HOST, SimConfig
 from app.sim.counters import Counters
 from app.sim.jobs import Job
 from app.sim.prefix_cache import PrefixCache
+from app.sim.queue_order import chunk_limit, next_job
 from app.sim.rendezvous import Rendezvous
 from app.sim.text import answer_pieces
 
@@ -51,6 +52,7 @@ class PrefillRank:
     def enqueue(self, job: Job) -> None:
         """A bootstrapped job waits for its first step."""
         job.n_uncached = len(job.prompt.ids) - self.cache.match(job.prompt.ids)
+        job.n_computed_before = self.n_computed
         self.queue.append(job)
         self.bell.set()
 
@@ -81,32 +83,38 @@ class PrefillRank:
             self._answer_sent()
 
     def _form(self) -> list[Slice]:
-        budget = self._config.chunk_tokens
+        budget, policy = self._config.chunk_tokens, self._config.schedule_policy
         batch: list[Slice] = []
         self.running = [job for job in self.running if not job.is_over and job.n_left]
         unfinished = iter(tuple(self.running))
         while budget > 0:
-            job = next(unfinished, None) or self._admit()
+            if (job := next(unfinished, None)) is not None:
+                page = self._config.page_size
+                most = chunk_limit(policy, job.n_left, self.queue, budget, page)
+            else:
+                is_one_split = any(not part.is_last for part in batch)
+                job, most = self._admit(budget if is_one_split else None), budget
             if job is None:
                 break
-            n_tokens = min(budget, job.n_left)
+            n_tokens = min(most, job.n_left)
             job.n_left -= n_tokens
             budget -= n_tokens
             batch.append(Slice(job, n_tokens, is_last=job.n_left == 0))
         return batch
 
-    def _admit(self) -> Job | None:
+    def _admit(self, n_most: int | None) -> Job | None:
+        """Takes the next request on; with another one under way only one that needs no more."""
         while self.queue and self.queue[0].is_over:
             self.queue.popleft()
-        if not self.queue:
+        job = next_job(self._config.schedule_policy, self.queue, self.n_computed)
+        if job is None or (n_most is not None and job.n_uncached > n_most):
             return None
-        job = self.queue[0]
         n_tokens = len(job.prompt.ids)
         if self.n_held + n_tokens > self._config.max_total_tokens:
             return None
         if len(self.running) >= self._config.max_running_requests:
             return None
-        self.queue.popleft()
+        self.queue.remove(job)
         job.n_cached = self.cache.match(job.prompt.ids)
         job.n_uncached = job.n_left = n_tokens - job.n_cached
         self.n_held += n_tokens

@@ -52,6 +52,7 @@ class FleetShape:
         prefill_kv_tokens: KV cache of a prefill worker.
         decode_kv_tokens: The same of a decode worker.
         poll_s: How often workers are asked for their load.
+        engine_order: The prefill engines' own, a value of SGLang's ``--schedule-policy``.
         shrink: Tokens of the trace that one simulated token stands for, 1, 2, 4, 8 or 16: less
             to compute, all times as they are.
     """
@@ -67,6 +68,7 @@ class FleetShape:
     prefill_kv_tokens: int = 2_048_000
     decode_kv_tokens: int = 4_000_000
     poll_s: float = 0.1
+    engine_order: str = "fcfs"
     shrink: int = 4
 
     def config(self, role: Role, number: int) -> SimConfig:
@@ -78,6 +80,7 @@ class FleetShape:
             role="prefill" if is_prefill else "decode",
             page_size=max(1, 512 // self.shrink),
             chunk_tokens=self.chunk_tokens // self.shrink,
+            schedule_policy=self.engine_order,
             prefill_tokens_per_s=self.tokens_per_s * share / self.shrink,
             lead_s=self.lead_s,
             transfer_s_per_token=self.transfer_s_per_token * self.shrink,
@@ -142,6 +145,7 @@ class TwinFleet:
         worker = self._registry.add(spec)
         info = WorkerInfo(
             ("model",),
+            schedule_policy=config.schedule_policy,
             chunked_prefill_size=config.chunk_tokens,
             max_total_tokens=config.max_total_tokens,
         )
@@ -219,7 +223,7 @@ class TwinFleet:
         """
         while True:
             await asyncio.sleep(_WATCH_S)
-            if queue.n_waiting and (n_starved := queue.n_starved()):
+            if queue.n_waiting and (n_starved := queue.view.n_starved()):
                 run.idle_s += _WATCH_S * n_starved
 
     async def _request(self, number: int, row: Row, run: _Run) -> None:

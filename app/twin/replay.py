@@ -15,6 +15,7 @@ from app.twin.report import HEADING, Figures
 from app.twin.trace import BadTrace, Row, read_trace
 from app.twin.virtual_time import VirtualTimeLoop
 
+_ORDERS = {"fcfs": "fcfs", "spf": "shortest-prefill-first", "hrrn": "hrrn"}
 _WORKERS = re.compile(r"(\d{1,3})P(\d{1,3})D", re.IGNORECASE)
 
 
@@ -70,6 +71,7 @@ def main(argv: Sequence[str]) -> int:
         lead_s=asked.lead,
         transfer_s_per_token=asked.transfer,
         decode_kv_tokens=asked.decode_kv_tokens,
+        engine_order=_ORDERS[asked.engine_order],
     )
     print(f"{len(rows)} requests over {rows[-1].at_s:.0f} s, {asked.workers}; seconds")  # noqa: T201
     print(HEADING)  # noqa: T201
@@ -98,6 +100,12 @@ def _parser() -> argparse.ArgumentParser:
     words.add_argument("--chunk", type=int, default=8192, help="tokens of a prefill step")
     words.add_argument("--lead", type=float, default=0.15, help="seconds before prefill can start")
     words.add_argument("--transfer", type=float, default=1e-5, help="KV transfer, seconds a token")
+    words.add_argument(
+        "--engine-order",
+        choices=_ORDERS,
+        default="fcfs",
+        help="in which prefill workers take what waits on them; spf: shortest prefill first",
+    )
     words.add_argument(
         "--decode-kv-tokens", type=int, default=4_000_000, help="KV cache of a decode worker"
     )
