@@ -10,7 +10,7 @@ SEED ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help install run demo test lint fmt types imports check bench bench-routing bench-recorded soak \
-        soak-streams bench-overload test-engines pages protos clean
+        soak-streams bench-overload bench-scheduling test-engines pages protos clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -57,6 +57,9 @@ bench-routing: $(INSTALLED) ## Time to first token by router, in real time: make
 
 bench-recorded: $(INSTALLED) ## The replay of a recorded run against the run: make bench-recorded TRACE=FILE
 	PYTHONPATH=. $(BIN)/python tests/bench/recorded.py $(TRACE) $(ARGS)
+
+bench-scheduling: $(INSTALLED) ## What the prefill queue itself costs: grants, choices, the prefix index
+	PYTHONPATH=. $(BIN)/python tests/bench/scheduling_costs.py $(ARGS)
 
 soak: $(INSTALLED) ## Faults, deaths and drains under load; SOAK=5m (or 2h), SEED=n
 	$(BIN)/python -m tests.soak.run --time $(SOAK) $(if $(SEED),--seed $(SEED)) $(ARGS)

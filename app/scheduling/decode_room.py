@@ -59,11 +59,34 @@ class DecodeRoom:
             for worker in workers
             if worker is not claimed
             and (
-                not (n_most := worker.info.max_total_tokens)
-                or not (n_held := held.get(worker.id, 0))
+                not (n_held := held.get(worker.id, 0))
+                or not (n_most := worker.info.max_total_tokens)
                 or n_held + n_tokens <= n_most * _n_ranks(worker)
             )
         ]
+
+    def admits(
+        self, asker: Waiting, facts: RequestFacts, groups: Sequence[Sequence[Worker]]
+    ) -> bool:
+        """Whether prefill may begin with a request; one that may not has a worker kept for it.
+
+        Args:
+            asker: The request.
+            facts: What is known of it.
+            groups: The decode workers that it may go to, by the prefill workers that they fit.
+        """
+        n_tokens = n_kv_tokens(facts)
+        if any(self.has_room(decodes, n_tokens, asker) for decodes in groups):
+            return True
+        everyone = [worker for decodes in groups for worker in decodes]
+        if self.fits_nowhere(everyone, facts):
+            return True
+        self.claim(asker, everyone)
+        return False
+
+    def has_room(self, workers: Sequence[Worker], n_tokens: int, asker: Waiting) -> bool:
+        """Whether one of the workers can hold so many tokens more."""
+        return any(self.with_room((worker,), n_tokens, asker) for worker in workers)
 
     def fits_nowhere(self, workers: Sequence[Worker], facts: RequestFacts) -> bool:
         """Whether a prompt is longer than the whole cache of each of these workers.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from app.scheduling.rank_ledger import RankLedger, Sent
+from app.scheduling.rank_table import RankTable
 from app.scheduling.turns import PRIORITY_S, Turns, order_of
 from app.scheduling.wait_queue import Waiting, WaitQueue
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from app.scheduling.prefix_index import PrefixIndex
+    from app.scheduling.prefix_index import Hashes, PrefixIndex
     from app.workers.rank_load import RankLoad
 
 WORK_WEIGHT = 3.0
@@ -71,7 +72,10 @@ class Feeder:
         self._index = index
         self._block_tokens = block_tokens
         self._ledgers: list[RankLedger | None] = [None] * index.n_places
+        self._table = RankTable(index.n_places)
         self._turns = Turns()
+        self._version = 0
+        self._to_add: list[tuple[int, Hashes]] = []
         self.queue = WaitQueue(index.n_places)
         self.n_fed_tokens = self.n_fed_cached_tokens = 0.0
 
@@ -87,13 +91,34 @@ class Feeder:
 
     def add_rank(self, place: int, ledger: RankLedger, capacity_blocks: int) -> None:
         """Opens a rank's account at a place."""
+        self.settle()
         self._ledgers[place] = ledger
+        self._table.note(place, ledger)
         self._index.add_rank(place, capacity_blocks)
+        self._version += 1
 
     def remove_rank(self, place: int) -> None:
         """Closes a rank's account; what it held is forgotten."""
+        self.settle()
         self._ledgers[place] = None
+        self._table.close(place)
         self._index.forget(place)
+        self._version += 1
+
+    @property
+    def has_to_settle(self) -> bool:
+        """Whether something was fed since the last :meth:`settle`."""
+        return bool(self._to_add)
+
+    def settle(self) -> None:
+        """Takes into the index what was fed; to be called when there is time.
+
+        Whatever reads the index does it first.
+        """
+        for place, hashes in self._to_add:
+            if self._ledgers[place] is not None:
+                self._index.add(place, hashes)
+        self._to_add.clear()
 
     def ledger(self, place: int) -> RankLedger | None:
         """The account of the rank at a place, if there is one."""
@@ -104,6 +129,7 @@ class Feeder:
         ledger = self._ledgers[place]
         if ledger is not None:
             ledger.take(snapshot)
+            self._table.note(place, ledger)
 
     def add(self, waiting: Waiting, now_s: float) -> None:
         """Puts a request into the queue."""
@@ -128,6 +154,7 @@ class Feeder:
         ledger = self._ledgers[fed.place]
         if ledger is not None:
             ledger.finish(fed.sent, now_s, is_ok=is_ok)
+            self._table.note(fed.place, ledger)
 
     def pump(
         self,
@@ -167,7 +194,7 @@ class Feeder:
         alone_s = self._alone_s(now_s, usable)[waiting.row]
         if not 0 < alone_s < np.inf:
             return 0.0
-        wait_s, rate, _ = self._state(now_s, usable)
+        wait_s, rate, _ = self._table.state(now_s, usable)
         cost = self.queue.uncached / rate * WORK_WEIGHT + wait_s
         best = cost.argmin(axis=1)
         work_s = (self.queue.uncached / rate)[np.arange(len(best)), best]
@@ -186,19 +213,17 @@ class Feeder:
 
     def _alone_s(self, now_s: float, usable: NDArray[np.bool_]) -> NDArray[np.float64]:
         """By row, time to the first token of a request that goes next; 0 if nobody can tell."""
-        wait_s, rate, _ = self._state(now_s, usable)
-        lead_s = np.array([np.inf if one is None else one.lead_s for one in self._ledgers])
-        total_s = self.queue.uncached / rate + (wait_s + lead_s)
+        wait_s, rate, _ = self._table.state(now_s, usable)
+        total_s = self.queue.uncached / rate + (wait_s + self._table.lead_s)
         best = total_s.argmin(axis=1)
         alone_s = total_s[np.arange(len(best)), best]
-        is_known = np.array([one is not None and one.knows_rate for one in self._ledgers])
-        return np.where(np.isfinite(alone_s) & is_known[best], alone_s, 0.0)
+        return np.where(np.isfinite(alone_s) & self._table.knows_rate[best], alone_s, 0.0)
 
     def n_starved(self, now_s: float, usable: NDArray[np.bool_]) -> int:
         """Ranks without work, and not hungry, that a waiting request would go to."""
         if not len(self.queue):
             return 0
-        wait_s, rate, is_hungry = self._state(now_s, usable)
+        wait_s, rate, is_hungry = self._table.state(now_s, usable)
         best = (self.queue.uncached / rate * WORK_WEIGHT + wait_s).argmin(axis=1)
         wanted = {int(place) for place in best}
         return sum(not wait_s[place] and not is_hungry[place] for place in wanted)
@@ -211,11 +236,17 @@ class Feeder:
         kept_for: Waiting | None,
     ) -> tuple[Waiting, int, float] | None:
         """The request that goes next, its place, and the wait there."""
-        wait_s, rate, is_hungry = self._state(now_s, usable)
+        wait_s, rate, is_hungry = self._table.state(now_s, usable)
         if not is_hungry.any():
             return None
         work_s = self.queue.uncached / rate
         cost = work_s * WORK_WEIGHT + wait_s
+        if len(cost) == 1 and not passed_over:
+            # As in an idle gateway: there is nothing to put in order.
+            place = int(cost.argmin())
+            if not is_hungry[place] or cost[0, place] == np.inf:
+                return None
+            return self.queue[0], place, float(wait_s[place])
         best = cost.argmin(axis=1)
         rows = np.arange(len(best))
         # A place that may not take it costs infinitely much.
@@ -233,44 +264,24 @@ class Feeder:
         place = int(best[row])
         return self.queue[row], place, float(wait_s[place])
 
-    def _state(
-        self, now_s: float, usable: NDArray[np.bool_]
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
-        """By place: seconds of wait (infinite if unusable), tokens a second, can it be fed."""
-        wait_s = np.full(len(self._ledgers), np.inf)
-        rate = np.ones(len(self._ledgers))
-        is_hungry = np.zeros(len(self._ledgers), bool)
-        for place, ledger in enumerate(self._ledgers):
-            if ledger is None or not usable[place]:
-                continue
-            rate[place] = ledger.rate_tokens_per_s
-            wait_s[place] = ledger.backlog_tokens(now_s) / ledger.rate_tokens_per_s
-            # Without a word of the engine nothing can be held back for it: bound early.
-            is_hungry[place] = (
-                not ledger.is_fresh(now_s) or ledger.unstarted_tokens(now_s) < ledger.window_tokens
-            )
-        return wait_s, rate, is_hungry
-
     def _feed(self, waiting: Waiting, place: int, wait_ahead_s: float, now_s: float) -> Fed:
         ledger = self._ledgers[place]
         if ledger is None:
             raise RuntimeError(f"place {place} has no rank")
-        self._read(waiting, now_s)
+        if waiting.read_version != self._version:
+            self._read(waiting, now_s)
         n_uncached = float(self.queue.uncached[waiting.row, place])
         self.remove(waiting)
         self._turns.charge(waiting, n_uncached)
-        self._index.add(place, waiting.hashes)
+        self._to_add.append((place, waiting.hashes))
+        self._version += 1
         self.n_fed_tokens += waiting.n_tokens
         self.n_fed_cached_tokens += waiting.n_tokens - n_uncached
-        return Fed(
-            waiting,
-            place,
-            n_uncached,
-            ledger.send(n_uncached, now_s),
-            now_s - waiting.arrived_s,
-            wait_ahead_s,
-            wait_ahead_s + n_uncached / ledger.rate_tokens_per_s + ledger.lead_s,
-        )
+        expected_s = wait_ahead_s + n_uncached / ledger.rate_tokens_per_s + ledger.lead_s
+        waited_s = now_s - waiting.arrived_s
+        sent = ledger.send(n_uncached, now_s)
+        self._table.note(place, ledger)
+        return Fed(waiting, place, n_uncached, sent, waited_s, wait_ahead_s, expected_s)
 
     def _refresh(self, now_s: float) -> None:
         n_left = _MAX_REFRESHES
@@ -282,9 +293,11 @@ class Feeder:
                     break
 
     def _read(self, waiting: Waiting, now_s: float) -> None:
+        self.settle()
         known = self._index.known(waiting.hashes) * self._block_tokens
         # An engine always computes the last token.
         row = np.maximum(1, waiting.n_tokens - known).astype(np.float64)
         row[~waiting.places] = np.inf
         self.queue.uncached[waiting.row] = row
         waiting.read_s = now_s
+        waiting.read_version = self._version

@@ -11,7 +11,7 @@ from app.scheduling.rank_ledger import RankLedger
 from app.workers.states import State
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 
 _STEP_TOKENS = 8192
 """SGLang's and vLLM's usual prefill chunk, where a worker names none."""
+_ORDERING = frozenset({"hrrn", "shortest-prefill-first"})
+_ORDERING_STEPS = 1
+"""An engine that orders what waits on it loses nothing by having a step more of it."""
+_MAX_MASKS = 256
 _CACHE_TOKENS = 1_000_000
 """A guess at the KV cache of a worker that does not tell its size."""
 
@@ -42,6 +46,7 @@ class Places:
         self._n_places = n_places
         self._free = list(range(n_places - 1, -1, -1))
         self._of: dict[str, list[int]] = {}
+        self._masks: dict[tuple[Worker, ...], NDArray[np.bool_]] = {}
         self.ranks: dict[int, tuple[Worker, int]] = {}
 
     def of(self, worker: Worker) -> list[int]:
@@ -58,12 +63,11 @@ class Places:
         self._of[worker.id] = places
         info = worker.info
         n_cache_tokens = info.max_total_tokens or _CACHE_TOKENS
-        step_tokens = info.chunked_prefill_size or _STEP_TOKENS
         for rank, place in enumerate(places):
             self.ranks[place] = (worker, rank if only is None else only)
             self._feeder.add_rank(
                 place,
-                RankLedger(step_tokens if step_tokens > 0 else _STEP_TOKENS, stale_s=self._stale_s),
+                _ledger(worker, self._stale_s),
                 max(1, n_cache_tokens // self._block_tokens),
             )
         return places
@@ -75,22 +79,38 @@ class Places:
             self._feeder.remove_rank(place)
             self._free.append(place)
 
-    def mask(self, workers: Iterable[Worker]) -> NDArray[np.bool_]:
-        """The places of these workers' ranks, true where one of them is."""
-        found = np.zeros(self._n_places, bool)
-        for worker in workers:
-            found[self.of(worker)] = True
+    def mask(self, workers: Sequence[Worker]) -> NDArray[np.bool_]:
+        """The places of these workers' ranks, true where one of them is; not to be written to."""
+        # The same workers come with nearly every request.
+        key = tuple(workers)
+        found = self._masks.get(key)
+        if found is None:
+            found = np.zeros(self._n_places, bool)
+            for worker in workers:
+                found[self.of(worker)] = True
+            found.flags.writeable = False
+            if len(self._masks) >= _MAX_MASKS:
+                self._masks.clear()
+            # Making places may have dropped others.
+            self._masks[key] = found
         return found
+
+    def forget_masks(self) -> None:
+        """The workers have changed: they may have other ranks, or room may be for more."""
+        self._masks.clear()
 
     def usable(self, now_s: float) -> NDArray[np.bool_]:
         """The places that take requests now; those of full workers only if no other does."""
-        free = np.zeros(self._n_places, bool)
-        full = np.zeros(self._n_places, bool)
+        free: list[int] = []
+        full: list[int] = []
+        # With hundreds of ranks this is looked at as often as anything here.
         for place, (worker, _) in self.ranks.items():
             breaker = worker.breaker
             if worker.state is State.READY and (breaker.is_closed or breaker.allows(now_s)):
-                (full if worker.capacity_until_s > now_s else free)[place] = True
-        return free if free.any() else full
+                (full if worker.capacity_until_s > now_s else free).append(place)
+        found = np.zeros(self._n_places, bool)
+        found[free or full] = True
+        return found
 
     def states(self, now_s: float) -> list[RankState]:
         """What is believed of each rank."""
@@ -113,3 +133,10 @@ class Places:
             _, rank = self.ranks[place]
             if (load := loads.get(rank)) is not None:
                 self._feeder.take(place, load)
+
+
+def _ledger(worker: Worker, stale_s: float) -> RankLedger:
+    info = worker.info
+    step_tokens = info.chunked_prefill_size or _STEP_TOKENS
+    n_more = _ORDERING_STEPS if info.schedule_policy in _ORDERING else 0
+    return RankLedger(step_tokens, stale_s=stale_s, n_more_steps=n_more)

@@ -22,6 +22,7 @@ N_WAYS = 8
 _WORD_BITS = 64
 _ADDS_A_TICK = 16
 """So the clock's 32 bits last for two years of a thousand requests a second."""
+_NO_SLOTS = np.empty(0, np.int64)
 _MARK_BLOCKS = 256
 """Blocks between two marks of a rank's clock: the grain of its predicted evictions."""
 
@@ -34,7 +35,7 @@ class PrefixIndex:
     there after the block was last used.
 
     Args:
-        max_bytes: The budget of the table, all of it reserved (not touched) at once.
+        max_bytes: The budget of the table, all of it taken at once.
         n_ranks: Ranks that can be told apart; places of removed ranks are used again.
 
     Raises:
@@ -49,19 +50,29 @@ class PrefixIndex:
             raise ValueError(f"{max_bytes} bytes hold no prefix index.")
         self._n_sets = n_sets
         n_slots = self._n_sets * N_WAYS
-        self._hashes = np.zeros(n_slots, np.uint64)
-        self._holders = np.zeros((n_slots, self._n_words), np.uint64)
-        self._used = np.zeros(n_slots, np.uint32)
+        # Filled, not only asked for: the first touch of so much memory stops a process for long
+        # (0.6 s seen for 400 MB), and it would be in the middle of a request.
+        self._hashes = np.full(n_slots, 0, np.uint64)
+        self._sets = self._hashes.reshape(-1, N_WAYS)
+        self._holders = np.full((n_slots, self._n_words), 0, np.uint64)
+        self._used = np.full(n_slots, 0, np.uint32)
         self._tick = 1
         self._n_adds = 0
         self._ways = np.arange(N_WAYS, dtype=np.int64)
+        self._newest_horizon = 0
         self._horizons = np.zeros(self._n_words * _WORD_BITS, np.uint32)
         self._evictions: dict[int, _Evictions] = {}
+        self._last: tuple[Hashes, NDArray[np.int64], NDArray[np.int64]] | None = None
 
     @property
     def n_slots(self) -> int:
         """Blocks that the table can hold."""
         return self._n_sets * N_WAYS
+
+    @property
+    def n_held(self) -> int:
+        """Blocks that the table holds; goes through all of it."""
+        return int(np.count_nonzero(self._hashes))
 
     @property
     def n_places(self) -> int:
@@ -72,7 +83,7 @@ class PrefixIndex:
         """Tells a rank's place and the size of its cache, in blocks."""
         # The place may have been another rank's.
         self._tick += 1
-        self._horizons[rank] = self._tick
+        self._set_horizon(rank, self._tick)
         self._evictions[rank] = _Evictions(capacity_blocks, self._tick)
 
     def known(self, hashes: Hashes) -> NDArray[np.int64]:
@@ -84,17 +95,38 @@ class PrefixIndex:
         Returns:
             One number for each place of a rank.
         """
-        slots, is_there = self._find(hashes)
-        n_leading = len(hashes) if is_there.all() else int(is_there.argmin())
-        if not n_leading:
+        slots = self._leading(hashes)
+        if not len(slots):
             return np.zeros(self.n_places, np.int64)
-        slots = slots[:n_leading]
-        held = np.bitwise_and.accumulate(self._holders[slots], axis=0)
-        bits = np.unpackbits(held.view(np.uint8), axis=1, bitorder="little")
-        fresh = self._used[slots][:, None] >= self._horizons[None, :]
-        # A block that was evicted ends the prefix, whatever lies behind it.
-        held_here = np.logical_and.accumulate(bits.astype(bool) & fresh, axis=0)
-        return np.asarray(held_here.sum(axis=0), np.int64)
+        # A block that was evicted ends the prefix, whatever lies behind it: so of each rank the
+        # blocks count up to the first that it was not given, and up to the first that is too old.
+        n_given = self._n_given(self._holders.take(slots, axis=0))
+        used = self._used.take(slots)
+        if used.min() >= self._newest_horizon:
+            return n_given
+        oldest = np.minimum.accumulate(used)
+        n_fresh = len(slots) - np.searchsorted(oldest[::-1], self._horizons)
+        return np.minimum(n_given, n_fresh)
+
+    def _set_horizon(self, rank: int, tick: int) -> None:
+        self._horizons[rank] = tick
+        self._newest_horizon = max(self._newest_horizon, tick)
+
+    def _n_given(self, holders: NDArray[np.uint64]) -> NDArray[np.int64]:
+        """By rank, the leading blocks that it was given."""
+        n_blocks = len(holders)
+        held = np.bitwise_and.accumulate(holders, axis=0)
+        if (held[0] == held[-1]).all():
+            # Bits are only ever lost on the way, so nothing was.
+            return np.unpackbits(held[0].view(np.uint8), bitorder="little") * np.int64(n_blocks)
+        changes = held[1:] != held[:-1]
+        is_change = changes[:, 0]
+        for word in range(1, self._n_words):
+            is_change = is_change | changes[:, word]
+        edges = np.concatenate(([0], np.flatnonzero(is_change) + 1, [n_blocks]))
+        bits = np.unpackbits(held[edges[:-1]].view(np.uint8), axis=1, bitorder="little")
+        n_given: NDArray[np.int64] = (edges[1:] - edges[:-1]) @ bits.astype(np.int64)
+        return n_given
 
     def add(self, rank: int, hashes: Hashes) -> None:
         """Notes that a rank was given a prompt of these blocks."""
@@ -103,10 +135,13 @@ class PrefixIndex:
         self._n_adds += 1
         if not self._n_adds % _ADDS_A_TICK:
             self._tick += 1
-        slots, is_there = self._find(hashes)
-        if not is_there.all():
-            missing = np.flatnonzero(~is_there)
-            slots[missing] = self._place(hashes[missing])
+        slots, rows = self._find(hashes)
+        if len(rows) < len(hashes):
+            is_missing = np.ones(len(hashes), bool)
+            is_missing[rows] = False
+            found, slots = slots, np.empty(len(hashes), np.int64)
+            slots[rows] = found
+            slots[is_missing] = self._place(hashes[is_missing])
             # Two blocks of one prompt may have taken one place; the later one has it.
             is_ours = self._hashes[slots] == hashes
             slots = slots[is_ours]
@@ -116,7 +151,7 @@ class PrefixIndex:
         is_new |= self._used[slots] < self._horizons[rank]
         self._holders[slots, word] |= mask
         self._used[slots] = self._tick
-        self._horizons[rank] = self._evictions[rank].note(int(is_new.sum()), self._tick)
+        self._set_horizon(rank, self._evictions[rank].note(int(is_new.sum()), self._tick))
 
     def forget(self, rank: int) -> None:
         """Drops all that a rank held, as after a restart or a flush.
@@ -124,30 +159,59 @@ class PrefixIndex:
         Nothing is walked through: what was used until now counts as evicted.
         """
         self._tick += 1
-        self._horizons[rank] = self._tick
+        self._set_horizon(rank, self._tick)
         capacity_blocks = self._evictions[rank].capacity_blocks
         self._evictions[rank] = _Evictions(capacity_blocks, self._tick)
 
-    def _find(self, hashes: Hashes) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        """The slot of each hash, and whether it is there."""
-        first = (hashes % np.uint64(self._n_sets)).astype(np.int64) * N_WAYS
-        ways = first[:, None] + self._ways
-        same = self._hashes[ways] == hashes[:, None]
-        return first + same.argmax(axis=1), same.any(axis=1)
+    def _leading(self, hashes: Hashes) -> NDArray[np.int64]:
+        """The slots of the leading blocks that are there."""
+        # Most prompts share nothing or much; of one that shares nothing one block is looked up.
+        if not len(hashes):
+            return _NO_SLOTS
+        first = hashes[0]
+        if not (self._sets[int(first) % self._n_sets] == first).any():
+            return _NO_SLOTS
+        slots, rows = self._find(hashes)
+        if rows[-1] == len(rows) - 1:
+            return slots
+        return slots[: (rows != np.arange(len(rows))).argmax()]
+
+    def _find(self, hashes: Hashes) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The slots of the hashes that are there, and which those are, in their order.
+
+        A prompt is mostly looked up twice in a row: to choose its rank, and to note the choice.
+        """
+        last = self._last
+        if last is not None and last[0] is hashes:
+            return last[1], last[2]
+        sets = (hashes % np.uint64(self._n_sets)).astype(np.int64)
+        same = self._sets.take(sets, axis=0) == hashes[:, None]
+        places = same.ravel().nonzero()[0]
+        rows = places // N_WAYS
+        slots: NDArray[np.int64] = sets[rows] * N_WAYS + places % N_WAYS
+        self._last = (hashes, slots, rows)
+        return slots, rows
 
     def _place(self, hashes: Hashes) -> NDArray[np.int64]:
         """Gives each new hash the place used least recently among its own."""
         first = (hashes % np.uint64(self._n_sets)).astype(np.int64) * N_WAYS
-        # Several new blocks may share a set: each takes the next oldest place of it.
-        order = np.argsort(first, kind="stable")
-        ordered = first[order]
-        starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
-        turn = np.empty(len(first), np.int64)
-        turn[order] = np.arange(len(first)) - np.repeat(starts, np.diff(np.r_[starts, len(first)]))
-        oldest = np.argsort(self._used[first[:, None] + self._ways], axis=1)
-        slots = first + oldest[np.arange(len(first)), turn % N_WAYS]
+        used = self._used[first[:, None] + self._ways]
+        slots: NDArray[np.int64] = first + used.argmin(axis=1)
+        ordered = np.sort(first)
+        if (ordered[1:] == ordered[:-1]).any():
+            # Several new blocks share a set: each takes the next oldest place of it.
+            order = np.argsort(first, kind="stable")
+            ordered = first[order]
+            starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
+            lengths = np.diff(np.r_[starts, len(first)])
+            turn = np.empty(len(first), np.int64)
+            turn[order] = np.arange(len(first)) - np.repeat(starts, lengths)
+            more = np.flatnonzero(turn)
+            oldest = np.argsort(used[more], axis=1)
+            slots[more] = first[more] + oldest[np.arange(len(more)), turn[more] % N_WAYS]
         self._hashes[slots] = hashes
         self._holders[slots] = 0
+        self._last = None
         return slots
 
 

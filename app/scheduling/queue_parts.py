@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from app.scheduling.feeder import Fed
     from app.scheduling.scheduler import Ask, Grant
     from app.scheduling.standing import SloClass
+    from app.scheduling.usable import UsableGroup
     from app.workers.worker import Worker
 
 _MAX_RETRY_AFTER_S = 60
@@ -38,10 +39,18 @@ class QueueLimits:
 
 @dataclass(slots=True, eq=False)
 class Wish:
-    """What is behind a waiting request: who asks, and who waits for the answer."""
+    """What is behind a waiting request: who asks, and who waits for the answer.
+
+    Attributes:
+        ask: The request.
+        answer: What it waits for.
+        groups: The workers that it can go to, while nothing has awaited since they were looked
+            up.
+    """
 
     ask: Ask
     answer: asyncio.Future[Grant] = field(repr=False)
+    groups: list[UsableGroup] | None = None
 
 
 @dataclass(slots=True)
@@ -90,16 +99,17 @@ def queue_deadline(limit_s: float) -> CapacityError:
     )
 
 
-def deadline_unreachable(slo: SloClass, too_long_s: float) -> CapacityError:
+def deadline_unreachable(slo: SloClass, predicted_s: float = 0.0) -> CapacityError:
     """The refusal of one whose class has a deadline that it would miss.
 
     Args:
         slo: The class.
-        too_long_s: By how much it would be late.
+        predicted_s: When its first token would come, if that is foreseen.
     """
+    too_late_s = math.ceil(predicted_s - slo.deadline_s)
     limit_s = f"{slo.deadline_s:g} s"
     return CapacityError(
         f"The first token would not come within the {limit_s} of the class {slo.name!r}.",
         code="deadline_unreachable",
-        retry_after_s=min(_MAX_RETRY_AFTER_S, max(1, math.ceil(too_long_s))),
+        retry_after_s=min(_MAX_RETRY_AFTER_S, max(1, too_late_s)),
     )

@@ -15,17 +15,16 @@ from app.scheduling.feeder import Feeder
 from app.scheduling.places import Places
 from app.scheduling.prefix_index import PrefixIndex
 from app.scheduling.prompt_blocks import BLOCK_TOKENS, block_hashes
-from app.scheduling.queue_figures import QueueFigures, read_figures
 from app.scheduling.queue_parts import (
     Held,
     QueueLimits,
-    RankState,
     Wish,
     deadline_unreachable,
     queue_deadline,
     queue_full,
 )
 from app.scheduling.queue_reason import why_fed
+from app.scheduling.queue_view import QueueView
 from app.scheduling.scheduler import Outcome
 from app.scheduling.wait_queue import Waiting
 from app.workers.worker import Role
@@ -33,10 +32,14 @@ from app.workers.worker import Role
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import numpy as np
+    from numpy.typing import NDArray
+
     from app.clock import Clock
     from app.scheduling.feeder import Fed
     from app.scheduling.scheduler import Ask, Grant, LocalScheduler
     from app.scheduling.solo import SoloGrant
+    from app.scheduling.usable import UsableGroup
     from app.workers.rank_load import RankLoad
     from app.workers.registry import Registry
     from app.workers.worker import Worker
@@ -56,6 +59,9 @@ class QueueScheduler:
         registry: The workers.
         now_s: The clock of the queue.
         limits: How much may wait.
+
+    Attributes:
+        view: The queue as metrics show it.
     """
 
     def __init__(
@@ -74,26 +80,14 @@ class QueueScheduler:
             self._feeder, index.n_places, BLOCK_TOKENS, self._limits.poll_s * _STALE_POLLS
         )
         self._room = DecodeRoom()
+        self.view = QueueView(self._feeder, self._places, now_s)
         self._tick: asyncio.TimerHandle | None = None
-        self._n_early = 0
         registry.subscribe(self._on_event)
 
     @property
     def n_waiting(self) -> int:
         """Requests in the queue."""
         return len(self._feeder.queue)
-
-    def rank_states(self) -> list[RankState]:
-        """What is believed of each prefill rank that has a place."""
-        return self._places.states(self._now_s())
-
-    def n_starved(self) -> int:
-        """Ranks that have started all they were sent while their window keeps a request back."""
-        return self._feeder.n_starved(self._now_s(), self._places.usable(self._now_s()))
-
-    def figures(self) -> QueueFigures:
-        """Return what metrics tell of the queue; may be called from any thread."""
-        return read_figures(self._feeder, self._now_s(), self._n_early)
 
     async def ask(self, ask: Ask) -> Grant:
         """Wait for a pair and take its leases.
@@ -105,10 +99,10 @@ class QueueScheduler:
         """
         groups = self._early.usable_groups(ask)
         now_s = self._now_s()
-        places = self._places.mask(worker for prefills, _ in groups for worker in prefills)
+        places = self._mask(groups)
         if not places.any():
             # More ranks than there are places: bound early.
-            self._n_early += 1
+            self.view.n_early += 1
             return await self._early.ask(ask)
         if self.n_waiting >= self._limits.n_waiting:
             raise queue_full(self.n_waiting)
@@ -121,10 +115,13 @@ class QueueScheduler:
             places,
             standing.key,
             standing.slo,
-            tag=Wish(ask, answer),
+            tag=Wish(ask, answer, groups),
         )
         self._feeder.add(waiting, now_s)
-        self._pump()
+        # Who is alone need not be told once more which workers are usable.
+        self._pump(places if self.n_waiting == 1 else None)
+        # From now on workers may come and go.
+        waiting.tag.groups = None
         if answer.done():
             return answer.result()
         return await self._wait(waiting, answer)
@@ -132,7 +129,11 @@ class QueueScheduler:
     async def _wait(self, waiting: Waiting, answer: asyncio.Future[Grant]) -> Grant:
         limit_s, slo = self._limits.deadline_s, waiting.slo
         if waiting.is_timed:
-            self._refuse_if_too_late(waiting)
+            now_s = self._now_s()
+            predicted_s = self._feeder.predicted_s(waiting, now_s, self._places.usable(now_s))
+            if predicted_s > slo.deadline_s:
+                self._leave(waiting)
+                raise deadline_unreachable(slo, predicted_s)
         try:
             async with asyncio.timeout(min(limit_s, slo.deadline_s)):
                 return await asyncio.shield(answer)
@@ -141,7 +142,7 @@ class QueueScheduler:
                 return answer.result()
             self._leave(waiting)
             if slo.deadline_s <= limit_s:
-                raise deadline_unreachable(slo, 0) from None
+                raise deadline_unreachable(slo) from None
             raise queue_deadline(limit_s) from None
         except asyncio.CancelledError:
             self._leave(waiting)
@@ -207,50 +208,46 @@ class QueueScheduler:
         self._feeder.remove(waiting)
         self._room.drop_claim(waiting)
 
-    def _refuse_if_too_late(self, waiting: Waiting) -> None:
-        """Refuses one that has just come and would miss its deadline behind those that wait."""
-        now_s = self._now_s()
-        predicted_s = self._feeder.predicted_s(waiting, now_s, self._places.usable(now_s))
-        if predicted_s > waiting.slo.deadline_s:
-            self._leave(waiting)
-            raise deadline_unreachable(waiting.slo, predicted_s - waiting.slo.deadline_s)
-
-    def _pump(self) -> None:
+    def _pump(self, usable: NDArray[np.bool_] | None = None) -> None:
         now_s = self._now_s()
         if len(self._feeder.queue):
-            usable = self._places.usable(now_s)
+            if usable is None:
+                usable = self._places.usable(now_s)
             for waiting in self._feeder.unreachable(now_s, usable):
                 self._leave(waiting)
-                waiting.tag.answer.set_exception(deadline_unreachable(waiting.slo, 0))
-            for fed in self._feeder.pump(now_s, usable, self._has_room, self._claimant):
+                waiting.tag.answer.set_exception(deadline_unreachable(waiting.slo))
+            for fed in self._feeder.pump(
+                now_s, usable, self._has_room, lambda: self._room.claimant
+            ):
                 self._grant(fed)
+        loop = asyncio.get_running_loop()
+        if self._feeder.has_to_settle:
+            # After the answer.
+            loop.call_soon(self._feeder.settle)
         if len(self._feeder.queue) and self._tick is None:
-            loop = asyncio.get_running_loop()
             self._tick = loop.call_later(self._limits.poll_s / _TICKS_A_POLL, self._on_tick)
 
     def _on_tick(self) -> None:
         self._tick = None
         self._pump()
 
-    def _claimant(self) -> Waiting | None:
-        return self._room.claimant
+    def _mask(self, groups: Sequence[UsableGroup]) -> NDArray[np.bool_]:
+        if len(groups) == 1:
+            return self._places.mask(groups[0][0])
+        return self._places.mask([worker for prefills, _ in groups for worker in prefills])
+
+    def _groups(self, wish: Wish) -> list[UsableGroup]:
+        return self._early.usable_groups(wish.ask) if wish.groups is None else wish.groups
 
     def _has_room(self, waiting: Waiting) -> bool:
         """Whether decode can hold the request: prefill must not start what nobody can take."""
         wish: Wish = waiting.tag
-        n_tokens = n_kv_tokens(wish.ask.facts)
         try:
-            groups = self._early.usable_groups(wish.ask)
+            groups = self._groups(wish)
         except GatewayError:
             # Let it through: being granted, it finds out what is wrong.
             return True
-        if any(self._room.with_room(decodes, n_tokens, waiting) for _, decodes in groups):
-            return True
-        everyone = [worker for _, decodes in groups for worker in decodes]
-        if self._room.fits_nowhere(everyone, wish.ask.facts):
-            return True
-        self._room.claim(waiting, everyone)
-        return False
+        return self._room.admits(waiting, wish.ask.facts, [decodes for _, decodes in groups])
 
     def _grant(self, fed: Fed) -> None:
         """Answers the request that was fed; one that cannot go any more is told why."""
@@ -258,7 +255,7 @@ class QueueScheduler:
         prefill, rank = self._places.ranks[fed.place]
         n_tokens = n_kv_tokens(wish.ask.facts)
         try:
-            groups = self._early.usable_groups(wish.ask)
+            groups = self._groups(wish)
             decodes = next((partners for members, partners in groups if prefill in members), None)
             if decodes is None:
                 raise NoPairAvailable(
@@ -281,6 +278,7 @@ class QueueScheduler:
     def _on_event(self, event: str, worker: Worker) -> None:
         if event in ("removed", "restarted"):
             self._places.drop(worker.id)
+        self._places.forget_masks()
         if self.n_waiting:
             self._look_again()
             self._pump()
@@ -296,5 +294,5 @@ class QueueScheduler:
                 self._leave(waiting)
                 wish.answer.set_exception(error)
                 continue
-            places = self._places.mask(worker for prefills, _ in groups for worker in prefills)
+            places = self._mask(groups)
             self._feeder.set_places(waiting, places, now_s)

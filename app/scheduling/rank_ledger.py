@@ -44,6 +44,7 @@ class RankLedger:
         rate_tokens_per_s: Believed until the engine's counters say better.
         lead_s: The same for the time from dispatch until the engine can start a request.
         stale_s: An older snapshot says nothing about now.
+        n_more_steps: Steps of work that it is to have beyond what keeps it busy.
     """
 
     def __init__(
@@ -52,24 +53,26 @@ class RankLedger:
         rate_tokens_per_s: float = 10_000.0,
         lead_s: float = 0.05,
         stale_s: float = 1.0,
+        n_more_steps: int = 0,
     ) -> None:
         self.step_tokens = step_tokens
         self.rate_tokens_per_s = rate_tokens_per_s
         self.lead_s = lead_s
         self._stale_s = stale_s
+        self._n_more_steps = n_more_steps
         self.n_sent_tokens = 0.0
         """By our count, since the engine was first seen."""
-        self._snapshot: RankLoad | None = None
+        self.snapshot: RankLoad | None = None
         self._base: RankLoad | None = None
         self._rate_us = 0.0
         self._rate_tokens = 0.0
         self._credits: deque[Sent] = deque()
-        self._credit_tokens = 0.0
+        self.credit_tokens = 0.0
         self._unfinished: dict[Sent, None] = {}
         self._unfinished_tokens = 0.0
         self._ends: deque[tuple[float, float]] = deque(maxlen=_LEAD_SAMPLES)
-        self._backlog_tokens = 0.0
-        self._backlog_s = 0.0
+        self.backlog = (0.0, 0.0)
+        """Uncached tokens not finished, and when that was so."""
         self._has_counters = False
         self._worked_since_s = 0.0
         self._first_sent_s = math.inf
@@ -81,10 +84,16 @@ class RankLedger:
         A rank that had nothing of ours was not asked; its word counts from when it got something.
         One that never spoke is waited for once.
         """
-        if self._snapshot is None:
-            return now_s - self._first_sent_s <= self._stale_s
-        since_s = max(self._snapshot.asked_s, self._worked_since_s) if self._unfinished else now_s
-        return now_s - since_s <= self._stale_s
+        return now_s <= self.fresh_until_s
+
+    @property
+    def fresh_until_s(self) -> float:
+        """When the last snapshot says nothing any more, if there comes no other."""
+        if self.snapshot is None:
+            return self._first_sent_s + self._stale_s
+        if not self._unfinished:
+            return math.inf
+        return max(self.snapshot.asked_s, self._worked_since_s) + self._stale_s
 
     @property
     def knows_rate(self) -> bool:
@@ -97,20 +106,22 @@ class RankLedger:
 
         What it starts until the next request can arrive, and half a step.
         """
-        return self.lead_s * self.rate_tokens_per_s + self.step_tokens / 2
+        n_steps = self._n_more_steps + 0.5
+        return self.lead_s * self.rate_tokens_per_s + self.step_tokens * n_steps
 
     def unstarted_tokens(self, now_s: float) -> float:
         """Uncached tokens that the rank has but has not started."""
-        snapshot = self._snapshot
+        snapshot = self.snapshot
         if snapshot is None:
-            return self._credit_tokens
+            return self.credit_tokens
         started = (now_s - snapshot.asked_s) * self.rate_tokens_per_s
-        return max(0.0, snapshot.n_waiting_tokens - started) + self._credit_tokens
+        return max(0.0, snapshot.n_waiting_tokens - started) + self.credit_tokens
 
     def backlog_tokens(self, now_s: float) -> float:
         """Uncached tokens that the rank has not finished: what a new request waits for."""
-        worked = (now_s - self._backlog_s) * self.rate_tokens_per_s
-        return max(0.0, self._backlog_tokens - worked, self.unstarted_tokens(now_s))
+        n_tokens, at_s = self.backlog
+        worked = (now_s - at_s) * self.rate_tokens_per_s
+        return max(0.0, n_tokens - worked, self.unstarted_tokens(now_s))
 
     def send(self, n_tokens: float, now_s: float) -> Sent:
         """Notes a request that is sent now."""
@@ -120,11 +131,11 @@ class RankLedger:
             self._worked_since_s = now_s + self.lead_s
         sent = Sent(now_s, n_tokens)
         self._credits.append(sent)
-        self._credit_tokens += n_tokens
+        self.credit_tokens += n_tokens
         self._unfinished[sent] = None
         self._unfinished_tokens += n_tokens
         self.n_sent_tokens += n_tokens
-        self._set_backlog(backlog + n_tokens, now_s)
+        self.backlog = (backlog + n_tokens, now_s)
         return sent
 
     def finish(self, sent: Sent, now_s: float, *, is_ok: bool) -> None:
@@ -154,14 +165,14 @@ class RankLedger:
             self._credits.remove(sent)
             self._spend(sent)
         # Never more than what it was sent and has not answered.
-        self._set_backlog(min(self.backlog_tokens(now_s), self._unfinished_tokens), now_s)
+        self.backlog = (min(self.backlog_tokens(now_s), self._unfinished_tokens), now_s)
 
     def take(self, snapshot: RankLoad) -> None:
         """Takes a snapshot; one that was asked for before the last is passed over."""
-        last = self._snapshot
+        last = self.snapshot
         if last is not None and snapshot.asked_s < last.asked_s:
             return
-        self._snapshot = snapshot
+        self.snapshot = snapshot
         self._learn_rate(snapshot)
         # Those that are still on their way into the engine's queue are the latest ones.
         arrived_s = snapshot.asked_s - self.lead_s
@@ -173,11 +184,7 @@ class RankLedger:
     def _spend(self, sent: Sent) -> None:
         sent.is_credit = False
         # The sum of no credits is 0 whatever rounding left.
-        self._credit_tokens = self._credit_tokens - sent.n_tokens if self._credits else 0.0
-
-    def _set_backlog(self, n_tokens: float, now_s: float) -> None:
-        self._backlog_tokens = n_tokens
-        self._backlog_s = now_s
+        self.credit_tokens = self.credit_tokens - sent.n_tokens if self._credits else 0.0
 
     def _learn_rate_by_clock(self, now_s: float) -> None:
         """For engines without counters: what was finished while something was unfinished."""

@@ -36,7 +36,12 @@ def usable(workers: Sequence[Worker], excluded: frozenset[str], now_s: float) ->
         excluded: Ids of those that are left out.
         now_s: The time of the breakers' clock.
     """
-    found: list[Worker] = []
+    if not excluded:
+        # Nearly always all of them; a fleet of a hundred is gone through twice a request.
+        found = [w for w in workers if w.breaker.is_closed and w.capacity_until_s <= now_s]
+        if len(found) == len(workers):
+            return found
+    found = []
     full: list[Worker] = []
     for worker in workers:
         breaker = worker.breaker

@@ -33,6 +33,7 @@ class Waiting:
         tag: The caller's own.
         row: Its row in the table; -1 while it is not in the queue.
         read_s: When its row was worked out.
+        read_version: Of the index, at that time.
     """
 
     hashes: Hashes
@@ -44,6 +45,7 @@ class Waiting:
     tag: Any = None
     row: int = field(default=-1)
     read_s: float = field(default=0.0)
+    read_version: int = field(default=-1)
 
     @property
     def deadline_s(self) -> float:

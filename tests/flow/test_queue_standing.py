@@ -90,7 +90,7 @@ async def test_a_deadline_that_cannot_be_met_is_refused_and_reaches_no_worker() 
         for _ in range(2):
             # Two seconds of work each: enough to believe the rate.
             assert (await fleet.ask(GENERATE, words("first", 4000))).status == 200
-        assert queue_of(fleet).rank_states()[0].tokens_per_s == pytest.approx(2000, rel=0.2)
+        assert queue_of(fleet).view.rank_states()[0].tokens_per_s == pytest.approx(2000, rel=0.2)
         early, waited_s = await refused_early(fleet, 1600)
         assert waited_s < 0.2
         for got in (late, early):

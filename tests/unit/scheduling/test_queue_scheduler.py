@@ -239,3 +239,40 @@ async def test_what_fits_nowhere_goes_to_an_idle_worker() -> None:
     fleet.scheduler.done(await fleet.ask(), Outcome.OK)
     fleet.scheduler.close()
     assert fleet.is_clean()
+
+
+async def test_the_view_tells_what_waits_and_how_fast_ranks_are(fleet: Fleet) -> None:
+    first = await fleet.ask()
+    view = fleet.scheduler.view
+    empty = view.figures()
+    assert (empty.n_waiting, empty.oldest_wait_s, empty.n_waiting_tokens) == (0, 0.0, 0.0)
+    async with asyncio.TaskGroup() as tasks:
+        asking = [tasks.create_task(fleet.ask(n_tokens)) for n_tokens in (10_000, 5000)]
+        await settled()
+        fleet.clock.s += 0.5
+        told = view.figures()
+        assert (told.n_waiting, told.oldest_wait_s, told.n_waiting_tokens) == (2, 0.5, 15_000)
+        (state,) = view.rank_states()
+        assert (state.worker_id, state.rank, state.tokens_per_s) == (fleet.prefill.id, 0, 10_000)
+        assert state.n_unstarted_tokens == 10_000
+        for task in asking:
+            task.cancel()
+    fleet.scheduler.done(first, Outcome.OK)
+
+
+@pytest.mark.parametrize(("policy", "n_fed"), [("fcfs", 2), ("hrrn", 4), (None, 2)])
+async def test_an_engine_that_orders_is_fed_more(policy: str | None, n_fed: int) -> None:
+    fleet = Fleet(QueueLimits(poll_s=100.0))
+    info = WorkerInfo(("m",), chunked_prefill_size=2000, schedule_policy=policy)
+    fleet.registry.set_info(fleet.prefill, info)
+    async with asyncio.TaskGroup() as tasks:
+        asking = [tasks.create_task(fleet.ask(1100)) for _ in range(6)]
+        await settled()
+        assert 6 - fleet.scheduler.n_waiting == n_fed
+        for one in asking:
+            one.cancel()
+    for one in asking:
+        if not one.cancelled():
+            fleet.scheduler.done(one.result(), Outcome.OK)
+    fleet.scheduler.close()
+    assert fleet.is_clean()

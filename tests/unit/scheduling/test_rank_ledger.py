@@ -138,3 +138,9 @@ def test_reads_rows_of_both_engines() -> None:
 @pytest.mark.parametrize("rows", [None, "text", 5, {}, [[]], [{"num_waiting_uncached_tokens": -1}]])
 def test_nonsense_is_no_load(rows: object) -> None:
     assert all(found.n_waiting_tokens == 0 for found in read_loads(rows, 0.0).values())
+
+
+def test_an_engine_that_orders_gets_a_step_more() -> None:
+    """What it has waiting it can still put in order itself."""
+    assert RankLedger(8000, 1000.0, 0.1).window_tokens == 4100
+    assert RankLedger(8000, 1000.0, 0.1, n_more_steps=1).window_tokens == 12_100

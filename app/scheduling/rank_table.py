@@ -1,0 +1,77 @@
+"""The accounts of all ranks as one table: a look at every rank is a few array operations."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from app.scheduling.rank_ledger import RankLedger
+
+_N_ROWS, _RATE, _LEAD = 9, 5, 8
+"""Of a rank: waiting tokens and when they were told, credit, backlog and since when, rate, window,
+until when its word counts, lead."""
+
+
+class RankTable:
+    """What :class:`RankLedger` says, by place.
+
+    Args:
+        n_places: Columns.
+    """
+
+    def __init__(self, n_places: int) -> None:
+        self._rows = np.zeros((_N_ROWS, n_places))
+        # A rate to divide by, where there is no rank.
+        self._rows[_RATE] = 1.0
+        self._is_open = np.zeros(n_places, bool)
+        self.knows_rate = np.zeros(n_places, bool)
+        """Whose rate was learned."""
+
+    @property
+    def lead_s(self) -> NDArray[np.float64]:
+        """From dispatch until a rank can start a request."""
+        lead_s: NDArray[np.float64] = self._rows[_LEAD]
+        return lead_s
+
+    def note(self, place: int, ledger: RankLedger) -> None:
+        """Takes over what has changed in an account."""
+        snapshot = ledger.snapshot
+        waiting, told_s = (
+            (0.0, 0.0) if snapshot is None else (snapshot.n_waiting_tokens, snapshot.asked_s)
+        )
+        backlog, backlog_s = ledger.backlog
+        self._rows[:, place] = (
+            waiting,
+            told_s,
+            ledger.credit_tokens,
+            backlog,
+            backlog_s,
+            ledger.rate_tokens_per_s,
+            ledger.window_tokens,
+            ledger.fresh_until_s,
+            ledger.lead_s,
+        )
+        self._is_open[place] = True
+        self.knows_rate[place] = ledger.knows_rate
+
+    def close(self, place: int) -> None:
+        """A rank is no more."""
+        self._is_open[place] = False
+        self.knows_rate[place] = False
+
+    def state(
+        self, now_s: float, usable: NDArray[np.bool_]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
+        """By place: seconds of wait (infinite if unusable), tokens a second, can it be fed."""
+        waiting, told_s, credit, backlog, backlog_s, rate, window, fresh_until_s, _ = self._rows
+        is_usable = self._is_open & usable
+        unstarted = np.maximum(0.0, waiting - (now_s - told_s) * rate) + credit
+        tokens = np.maximum(unstarted, backlog - (now_s - backlog_s) * rate)
+        wait_s = np.where(is_usable, tokens / rate, np.inf)
+        # Without a word of the engine nothing can be held back for it: bound early.
+        is_hungry = is_usable & ((now_s > fresh_until_s) | (unstarted < window))
+        return wait_s, rate, is_hungry
