@@ -58,8 +58,9 @@ bench-routing: $(INSTALLED) ## Time to first token by router, in real time: make
 bench-recorded: $(INSTALLED) ## The replay of a recorded run against the run: make bench-recorded TRACE=FILE
 	PYTHONPATH=. $(BIN)/python tests/bench/recorded.py $(TRACE) $(ARGS)
 
-bench-scheduling: $(INSTALLED) ## What the prefill queue itself costs: grants, choices, the prefix index
+bench-scheduling: $(INSTALLED) ## What the prefill queue itself costs: grants, the prefix index, polling
 	PYTHONPATH=. $(BIN)/python tests/bench/scheduling_costs.py $(ARGS)
+	PYTHONPATH=. $(BIN)/python tests/bench/load_polling.py
 
 soak: $(INSTALLED) ## Faults, deaths and drains under load; SOAK=5m (or 2h), SEED=n
 	$(BIN)/python -m tests.soak.run --time $(SOAK) $(if $(SEED),--seed $(SEED)) $(ARGS)

@@ -18,6 +18,7 @@ from app.upstream.http1 import Exchange, HeaderLines, Http1Pool, encode_lines
 from app.upstream.http1_transport import Http1Transport
 from app.upstream.keep_alive import KeepAlive, measure_keep_alive
 from app.upstream.sglang_info import role_conflict, worker_info
+from app.upstream.sglang_loads import LoadReader, NoLoads
 from app.workers.probe_rules import ProbeResult
 from app.workers.states import State
 from app.workers.worker import Engine, Role, Worker, WorkerInfo, rank_conflict
@@ -86,6 +87,7 @@ class SglangWorkerClient:
             ssl_context=ssl_context,
             now_s=now_s,
         )
+        self._loads = LoadReader(self.pool, worker, control_timeout_s)
         self.http = httpx.AsyncClient(
             transport=Http1Transport(self.pool, silence_timeout_s=control_timeout_s),
             base_url=worker.spec.url,
@@ -192,7 +194,13 @@ class SglangWorkerClient:
 
     async def loads(self) -> dict[str, Any]:
         """Return ``/v1/loads`` with everything the scheduler could use; empty if there is none."""
-        return await self._first_of("/v1/loads?include=core,disagg,queues,memory")
+        try:
+            status, found = await self._loads.read()
+        except NoLoads as exc:
+            raise WorkerRefused(str(exc)) from None
+        if not 200 <= status < 300 and status not in _ABSENT:
+            raise WorkerRefused(_refused("/v1/loads", status))
+        return found if isinstance(found, dict) else {}
 
     async def keep_alive(self, watch_s: float) -> KeepAlive | None:
         """Measure how long it keeps an idle connection, see :func:`measure_keep_alive`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -246,11 +247,35 @@ async def test_abort_is_bounded(
         assert 1 == await client.abort(["slow", "quick"])
 
 
+async def test_loads_are_asked_with_the_key_of_the_moment(engine: Engine) -> None:
+    """And a worker that hangs is given up, its connection not used again."""
+    worker = Worker(WorkerSpec(f"http://127.0.0.1:{engine.port}", Role.PREFILL))
+    client = SglangWorkerClient(worker, control_timeout_s=0.5)
+    for key in (None, "one", "two"):
+        worker.spec = replace(worker.spec, api_key=key)
+        await client.loads()
+        target, headers, _ = engine.seen[-1]
+        assert target == "/v1/loads?include=core,disagg,queues,memory"
+        assert headers.get("authorization") == (key and f"Bearer {key}")
+        assert headers["accept-encoding"] == "identity"
+    engine.hanging.add(b"/v1/loads?include=core,disagg,queues,memory")
+    with pytest.raises(WorkerRefused, match="gave no answer"):
+        await client.loads()
+    assert client.pool.n_active == 0
+    await client.aclose()
+
+
 async def test_flush_and_loads(engine: Engine, client: SglangWorkerClient) -> None:
     """The loads as sent, empty where there are none; a refused flush is told."""
     assert {} == await client.loads()
     engine.answers["/v1/loads"] = (200, {"loads": []})
     assert {"loads": []} == await client.loads()
+    engine.answers["/v1/loads"] = (500, {})
+    with pytest.raises(WorkerRefused, match="/v1/loads answered 500"):
+        await client.loads()
+    engine.answers["/v1/loads"] = (200, b"no JSON")
+    with pytest.raises(WorkerRefused, match="/v1/loads answered something that is no JSON"):
+        await client.loads()
     assert "0.5.23" == (await client.server_info())["version"]
     assert "llama" == (await client.model_info())["model_type"]
     await client.flush_cache()
