@@ -143,12 +143,14 @@ async def flush_cache(gateway: GatewayParts) -> JSONResponse:
     async def ask(worker: Worker) -> None:
         if worker.spec.engine is Engine.VLLM:
             await ask_vllm(clients.vllm(worker).flush_cache(), worker)
+            gateway.registry.announce("flushed", worker)
             return
         answer = await ask_worker(
             clients, worker, ("/flush_cache",), timeout_s=FLUSH_TIMEOUT_S, method="POST"
         )
         if not 200 <= answer.status <= 299:
             json_of(answer, worker)
+        gateway.registry.announce("flushed", worker)
 
     workers = _ready(gateway)
     failed = [

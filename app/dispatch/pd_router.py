@@ -218,12 +218,12 @@ class PDRouter:
                     )
                     return
                 finally:
-                    prepared.notes.reason = grant.reason
                     attempts.end()
                     if reply is not None and reply.close is not None:
                         reply.close()
                     if attempt is not None:
                         attempt.finish(is_ok=outcome is Outcome.OK)
+                    prepared.notes.reason, grant.n_cached = grant.reason, prepared.notes.n_cached
                     self._tools.scheduler.done(grant, outcome)
 
     async def _settle(

@@ -65,6 +65,10 @@ class DecodeRoom:
             )
         ]
 
+    def kept_for(self) -> Waiting | None:
+        """The request that a worker is kept for."""
+        return self.claimant
+
     def admits(
         self, asker: Waiting, facts: RequestFacts, groups: Sequence[Sequence[Worker]]
     ) -> bool:

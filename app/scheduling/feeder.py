@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from app.scheduling.hit_checks import HitChecks
 from app.scheduling.rank_ledger import RankLedger, Sent
 from app.scheduling.rank_table import RankTable
-from app.scheduling.turns import PRIORITY_S, Turns, order_of
+from app.scheduling.reach import WORK_WEIGHT, Reach
+from app.scheduling.turns import Turns, order_of
 from app.scheduling.wait_queue import Waiting, WaitQueue
 
 if TYPE_CHECKING:
@@ -20,8 +22,6 @@ if TYPE_CHECKING:
     from app.scheduling.prefix_index import Hashes, PrefixIndex
     from app.workers.rank_load import RankLoad
 
-WORK_WEIGHT = 3.0
-"""What a second of GPU work weighs against a second of waiting: it delays all others as well."""
 _REFRESH_S = 0.25
 """Rows of the queue are worked out anew after this long: others may have brought the prefix."""
 _MAX_REFRESHES = 32
@@ -74,9 +74,11 @@ class Feeder:
         self._ledgers: list[RankLedger | None] = [None] * index.n_places
         self._table = RankTable(index.n_places)
         self._turns = Turns()
+        self._hits = HitChecks()
         self._version = 0
         self._to_add: list[tuple[int, Hashes]] = []
         self.queue = WaitQueue(index.n_places)
+        self.reach = Reach(self.queue, self._table)
         self.n_fed_tokens = self.n_fed_cached_tokens = 0.0
 
     @property
@@ -94,14 +96,20 @@ class Feeder:
         self.settle()
         self._ledgers[place] = ledger
         self._table.note(place, ledger)
+        self._hits.restart(place, is_new=True)
         self._index.add_rank(place, capacity_blocks)
         self._version += 1
 
     def remove_rank(self, place: int) -> None:
         """Closes a rank's account; what it held is forgotten."""
-        self.settle()
         self._ledgers[place] = None
         self._table.close(place)
+        self.forget(place)
+
+    def forget(self, place: int) -> None:
+        """Forgets what a rank's cache held, as after a flush."""
+        self.settle()
+        self._hits.restart(place)
         self._index.forget(place)
         self._version += 1
 
@@ -149,8 +157,19 @@ class Feeder:
         self._turns.leave(waiting)
         return True
 
-    def finish(self, fed: Fed, now_s: float, *, is_ok: bool) -> None:
-        """Notes that prefill no longer has a request; again is harmless."""
+    def finish(self, fed: Fed, now_s: float, *, is_ok: bool, n_cached: int | None = None) -> None:
+        """Notes that prefill no longer has a request; again is harmless.
+
+        Args:
+            fed: What was fed.
+            now_s: The time.
+            is_ok: Prefill ran to its end.
+            n_cached: Tokens that prefill found in its cache, where that is known; told once.
+        """
+        if n_cached is not None:
+            n_predicted = fed.waiting.n_tokens - fed.n_uncached
+            if self._hits.note(fed.place, n_predicted, n_cached):
+                self.forget(fed.place)
         ledger = self._ledgers[fed.place]
         if ledger is not None:
             ledger.finish(fed.sent, now_s, is_ok=is_ok)
@@ -184,40 +203,6 @@ class Feeder:
                 yield self._feed(*chosen, now_s)
             else:
                 passed_over.add(chosen[0])
-
-    def predicted_s(self, waiting: Waiting, now_s: float, usable: NDArray[np.bool_]) -> float:
-        """Time until a request that waits would have its first token, 0 if nobody can tell.
-
-        What goes before it now is counted, what may come and overtake it is not; nor are the
-        shares of other keys. So it is rather too short than too long.
-        """
-        alone_s = self._alone_s(now_s, usable)[waiting.row]
-        if not 0 < alone_s < np.inf:
-            return 0.0
-        wait_s, rate, _ = self._table.state(now_s, usable)
-        cost = self.queue.uncached / rate * WORK_WEIGHT + wait_s
-        best = cost.argmin(axis=1)
-        work_s = (self.queue.uncached / rate)[np.arange(len(best)), best]
-        order = order_of(self.queue, work_s, wait_s[best], now_s)
-        order -= PRIORITY_S * self.queue.priority
-        is_before = (order < order[waiting.row]) & np.isfinite(work_s)
-        n_ranks = np.isfinite(self.queue.uncached[waiting.row] + wait_s).sum()
-        return float(alone_s + work_s[is_before].sum() / n_ranks)
-
-    def unreachable(self, now_s: float, usable: NDArray[np.bool_]) -> list[Waiting]:
-        """The requests that would miss their deadline even if they went next."""
-        if not self.queue.n_timed:
-            return []
-        is_late = self.queue.deadline_s - now_s < self._alone_s(now_s, usable)
-        return [self.queue[row] for row in np.flatnonzero(is_late).tolist()]
-
-    def _alone_s(self, now_s: float, usable: NDArray[np.bool_]) -> NDArray[np.float64]:
-        """By row, time to the first token of a request that goes next; 0 if nobody can tell."""
-        wait_s, rate, _ = self._table.state(now_s, usable)
-        total_s = self.queue.uncached / rate + (wait_s + self._table.lead_s)
-        best = total_s.argmin(axis=1)
-        alone_s = total_s[np.arange(len(best)), best]
-        return np.where(np.isfinite(alone_s) & self._table.knows_rate[best], alone_s, 0.0)
 
     def n_starved(self, now_s: float, usable: NDArray[np.bool_]) -> int:
         """Ranks without work, and not hungry, that a waiting request would go to."""

@@ -82,6 +82,7 @@ class Grant:
         reason: Why this pair.
         n_prefills_left: Prefill legs that still run; the lease ends with the last of them.
         note: The scheduler's own.
+        n_cached: Prompt tokens that prefill had in its cache, where the answer told.
     """
 
     ask: Ask
@@ -91,3 +92,4 @@ class Grant:
     reason: Reason
     n_prefills_left: int = 1
     note: object = None
+    n_cached: int | None = None

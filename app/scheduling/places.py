@@ -79,6 +79,11 @@ class Places:
             self._feeder.remove_rank(place)
             self._free.append(place)
 
+    def flush(self, worker_id: str) -> None:
+        """Forgets what a worker's caches held; its ranks stay where they are."""
+        for place in self._of.get(worker_id, ()):
+            self._feeder.forget(place)
+
     def mask(self, workers: Sequence[Worker]) -> NDArray[np.bool_]:
         """The places of these workers' ranks, true where one of them is; not to be written to."""
         # The same workers come with nearly every request.

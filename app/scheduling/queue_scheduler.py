@@ -130,7 +130,7 @@ class QueueScheduler:
         limit_s, slo = self._limits.deadline_s, waiting.slo
         if waiting.is_timed:
             now_s = self._now_s()
-            predicted_s = self._feeder.predicted_s(waiting, now_s, self._places.usable(now_s))
+            predicted_s = self._feeder.reach.predicted_s(waiting, now_s, self._places.usable(now_s))
             if predicted_s > slo.deadline_s:
                 self._leave(waiting)
                 raise deadline_unreachable(slo, predicted_s)
@@ -160,7 +160,9 @@ class QueueScheduler:
         self._early.done(grant, outcome)
         held, grant.note = grant.note, None
         if isinstance(held, Held):
-            self._feeder.finish(held.fed, self._now_s(), is_ok=False)
+            is_told = outcome is Outcome.OK and grant.ask.facts.n == 1
+            now_s, n_cached = self._now_s(), grant.n_cached if is_told else None
+            self._feeder.finish(held.fed, now_s, is_ok=False, n_cached=n_cached)
             self._room.release(held.decode, held.n_kv_tokens)
             self._pump()
 
@@ -213,12 +215,10 @@ class QueueScheduler:
         if len(self._feeder.queue):
             if usable is None:
                 usable = self._places.usable(now_s)
-            for waiting in self._feeder.unreachable(now_s, usable):
+            for waiting in self._feeder.reach.unreachable(now_s, usable):
                 self._leave(waiting)
                 waiting.tag.answer.set_exception(deadline_unreachable(waiting.slo))
-            for fed in self._feeder.pump(
-                now_s, usable, self._has_room, lambda: self._room.claimant
-            ):
+            for fed in self._feeder.pump(now_s, usable, self._has_room, self._room.kept_for):
                 self._grant(fed)
         loop = asyncio.get_running_loop()
         if self._feeder.has_to_settle:
@@ -278,6 +278,8 @@ class QueueScheduler:
     def _on_event(self, event: str, worker: Worker) -> None:
         if event in ("removed", "restarted"):
             self._places.drop(worker.id)
+        elif event == "flushed":
+            self._places.flush(worker.id)
         self._places.forget_masks()
         if self.n_waiting:
             self._look_again()

@@ -258,7 +258,7 @@ class LocalScheduler:
         return self._table
 
     def _on_event(self, event: str, worker: Worker) -> None:
-        if event in ("removed", "restarted"):
+        if event in ("removed", "restarted", "flushed"):
             self._prefill.forget(worker.id)
             self._decode.forget(worker.id)
             if self._solos is not None:

@@ -70,6 +70,7 @@ class SoloGrant:
     Attributes:
         choice: How the worker was chosen; ``None``: by no policy.
         note: The scheduler's own.
+        n_cached: Prompt tokens that were in its cache, where the answer told.
     """
 
     ask: Ask
@@ -77,6 +78,7 @@ class SoloGrant:
     lease: Lease
     choice: Choice | None = None
     note: object = None
+    n_cached: int | None = None
 
     @property
     def reason(self) -> Alone:

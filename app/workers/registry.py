@@ -82,7 +82,8 @@ class Registry:
     """Holds the workers; every change makes a new snapshot and tells the listeners.
 
     Events: ``added``, ``removed`` (state GONE), ``state``, ``info``, ``spec``, and
-    ``restarted`` (it could not be connected to and came back: what it cached is lost).
+    ``restarted`` (it could not be connected to and came back: what it cached is lost), and
+    ``flushed`` (its prefix cache was emptied).
 
     Args:
         now_s: Clock in seconds, handed on to the workers.

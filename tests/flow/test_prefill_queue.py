@@ -131,3 +131,19 @@ async def test_no_room_waits_on_a_full_decode_worker() -> None:
         assert sum(len(decode.counters.seen) for decode in decodes) == len(sizes)
         assert max(decode.counters.longest_room_wait_s for decode in decodes) < 0.5
         assert all(decode.engine.n_held == 0 for decode in decodes)
+
+
+async def test_a_flush_through_the_gateway_empties_what_it_knows() -> None:
+    """And what is known is what prefill then has: it reports the same number as cached."""
+    async with slow_pair() as (fleet, prefill):
+        body, predicted = words("same", 600), []
+        for _ in range(3):
+            n_before = queue_of(fleet).view.figures().n_fed_cached_tokens
+            assert (await fleet.ask(GENERATE, body)).status == 200
+            predicted.append(queue_of(fleet).view.figures().n_fed_cached_tokens - n_before)
+            if len(predicted) == 2:
+                assert prefill.counters.cached_prompt_tokens > 0
+                assert (await fleet.ask("/flush_cache", {})).status == 200
+        assert prefill.counters.n_flushes == 1
+        assert (predicted[0], predicted[2]) == (0, 0)
+        assert predicted[1] > 600

@@ -67,9 +67,9 @@ def test_nothing_is_told_of_a_rank_whose_rate_is_a_guess() -> None:
     for number in range(5):
         add(ranks, f"r{number}", 10_000, 0.0, SOON)
     late = add(ranks, "late", 10_000, 0.0, SloClass("late", deadline_s=3.0))
-    assert ranks.feeder.predicted_s(late, 0.0, ranks.usable) == 0
-    assert ranks.feeder.unreachable(0.0, ranks.usable) == []
-    assert ranks.feeder.unreachable(3.1, ranks.usable) == [late]
+    assert ranks.feeder.reach.predicted_s(late, 0.0, ranks.usable) == 0
+    assert ranks.feeder.reach.unreachable(0.0, ranks.usable) == []
+    assert ranks.feeder.reach.unreachable(3.1, ranks.usable) == [late]
 
 
 def test_a_wait_is_predicted_from_what_goes_before() -> None:
@@ -81,9 +81,9 @@ def test_a_wait_is_predicted_from_what_goes_before() -> None:
         add(ranks, f"r{number}", 1000, 0.0)
     add(ranks, "longer", 9000, 0.0)
     late = add(ranks, "late", 3000, 0.0, SloClass("late", deadline_s=7.9))
-    assert round(ranks.feeder.predicted_s(late, 0.0, ranks.usable), 1) == 8.0
-    assert ranks.feeder.unreachable(4.8, ranks.usable) == []
-    assert ranks.feeder.unreachable(5.0, ranks.usable) == [late]
+    assert round(ranks.feeder.reach.predicted_s(late, 0.0, ranks.usable), 1) == 8.0
+    assert ranks.feeder.reach.unreachable(4.8, ranks.usable) == []
+    assert ranks.feeder.reach.unreachable(5.0, ranks.usable) == [late]
 
 
 def test_keys_that_have_nothing_waiting_are_forgotten() -> None:
