@@ -262,11 +262,11 @@ class Feeder:
         self._version += 1
         self.n_fed_tokens += waiting.n_tokens
         self.n_fed_cached_tokens += waiting.n_tokens - n_uncached
+        expected_s = wait_ahead_s + n_uncached / ledger.rate_tokens_per_s + ledger.lead_s
+        waited_s = now_s - waiting.arrived_s
         sent = ledger.send(n_uncached, now_s)
         self._table.note(place, ledger)
-        foreseen_s = wait_ahead_s + n_uncached / ledger.rate_tokens_per_s + ledger.lead_s
-        waited_s = now_s - waiting.arrived_s
-        return Fed(waiting, place, n_uncached, sent, waited_s, wait_ahead_s, foreseen_s)
+        return Fed(waiting, place, n_uncached, sent, waited_s, wait_ahead_s, expected_s)
 
     def _refresh(self, now_s: float) -> None:
         n_left = _MAX_REFRESHES
