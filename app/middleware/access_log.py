@@ -86,6 +86,8 @@ class AccessLogMiddleware:
             await send_problem(scope, send_noting_status, error)
         finally:
             self._end(notes, scope)
+            # Of a client that left the server makes a circle, and the scope is in it.
+            del state["notes"]
 
     def _end(self, notes: Notes, scope: Scope) -> None:
         state = scope["state"]

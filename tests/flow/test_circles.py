@@ -24,6 +24,7 @@ from tests.flow.raw_client import connected, post_of
 OURS = (
     "app.api.",
     "app.dispatch.",
+    "app.observability.",
     "app.protocol.",
     "app.scheduling.",
     "app.text.",

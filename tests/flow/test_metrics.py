@@ -197,9 +197,7 @@ async def test_the_prefill_queue(stack: AsyncExitStack) -> None:
     slow = SimConfig(role="prefill", prefill_tokens_per_s=2000.0, chunk_tokens=400)
     prefill = await stack.enter_async_context(SglangSim(slow))
     decode = await stack.enter_async_context(SglangSim(SimConfig(role="decode")))
-    fleet = await stack.enter_async_context(
-        serving([prefill], [decode], prefill_queue="on", prefill_poll_ms=10.0)
-    )
+    fleet = await stack.enter_async_context(serving([prefill], [decode], prefill_queue="on"))
     prompts = [" ".join(f"{name}{n}" for n in range(800)) for name in ("a", "b", "c", "d")]
     asked = [{"prompt": prompt, "max_tokens": 2, "ignore_eos": True} for prompt in prompts]
     async with asyncio.TaskGroup() as clients:
