@@ -140,7 +140,8 @@ async def running(
     port = free_port()
     child = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "app", "--host", "127.0.0.1", "--port", str(port)),
-        *("--log-json", *flags),
+        # Tests run side by side: the metrics port of all would be the same one.
+        *("--log-json", "--prometheus-port", "none", *flags),
         cwd=ROOT,
         stderr=asyncio.subprocess.PIPE,
         preexec_fn=files and (lambda: resource.setrlimit(resource.RLIMIT_NOFILE, files)),

@@ -114,7 +114,7 @@ async def test_the_line_of_a_request(stack: AsyncExitStack) -> None:
     """One JSON line with pair, tokens, outcome and phases that add up; no text of the prompt."""
     prefill, decode = await stack.enter_async_context(sim_pair())
     body = body_of(CHAT, stream=True)
-    async with running(pair_flags(prefill, decode, "--prometheus-port", "none")) as gateway:
+    async with running(pair_flags(prefill, decode)) as gateway:
         async with gateway.connected() as client:
             await client.send(post_of(CHAT, body))
             await client.until(b"[DONE]")

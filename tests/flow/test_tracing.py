@@ -162,7 +162,7 @@ async def test_otlp(stack: AsyncExitStack) -> None:
     try:
         for endpoint in (f"127.0.0.1:{port}", f"127.0.0.1:{free_port()}"):
             flags = ("--enable-trace", "--otlp-traces-endpoint", endpoint)
-            quick = ("--shutdown-settle-secs", "0", "--prometheus-port", "none")
+            quick = ("--shutdown-settle-secs", "0")
             async with running(pair_flags(prefill, decode, *flags, *quick)) as gateway:
                 async with gateway.connected() as client:
                     await client.send(post_of(CHAT, body_of(CHAT)))
