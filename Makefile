@@ -10,7 +10,7 @@ SEED ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help install run demo test lint fmt types imports check bench bench-routing bench-recorded soak \
-        soak-streams bench-overload bench-scheduling test-engines pages protos clean
+        soak-streams bench-overload bench-scheduling test-engines pages pictures protos clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -80,6 +80,9 @@ pages: $(INSTALLED) ## Write the pages that are made from code: settings, failur
 	$(BIN)/python -m tests.flow.matrix_page > docs/fault-matrix.md
 	$(BIN)/python -m tests.pages.api_page > docs/api.md
 	$(BIN)/python -m tests.pages.smg_page > docs/migration-from-smg.md
+
+pictures: $(INSTALLED) ## Take the pictures of the dashboard anew; needs Chromium
+	$(BIN)/python -m tests.pages.dashboard_shots docs/images $(ARGS)
 
 protos: $(INSTALLED) ## Write app/upstream/generated anew from protos/
 	$(BIN)/python protos/generate.py app/upstream/generated

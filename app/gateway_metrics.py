@@ -6,7 +6,7 @@ nothing. Only workers of the registry have series, so those of a removed one end
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import asdict
 from typing import Any
@@ -31,7 +31,8 @@ from app.observability.live_view import live_view
 from app.observability.meters import Meters
 from app.observability.process_watch import ProcessWatch
 from app.scheduling.decision_counts import DecisionCounts
-from app.scheduling.queue_figures import QueueFigures
+from app.scheduling.queue_parts import RankState
+from app.scheduling.queue_view import QueueView
 from app.workers.registry import Registry
 from app.workers.states import State
 from app.workers.worker import Role, Worker
@@ -64,7 +65,7 @@ class GatewayMetrics(Collector):
         watch: ProcessWatch,
         handoffs: HandoffCounts,
         door: Door,
-        queue: Callable[[], QueueFigures] | None,
+        queue: QueueView | None,
     ) -> None:
         self._registry = registry
         self.meters = meters
@@ -111,10 +112,12 @@ class GatewayMetrics(Collector):
             if counted is not None:
                 row["requests"] = counted.n_by_outcome.copy()
                 row["tokens"], row["cached_tokens"] = counted.n_tokens, counted.n_cached
+        if self._queue is not None:
+            _add_ranks(view["workers"], self._queue.rank_states())
         view["version"] = __version__
         view["in_flight"] = self._door.n_in_flight
         view["in_flight_limit"] = self._door.max_in_flight
-        view["queue"] = asdict(self._queue()) if self._queue is not None else None
+        view["queue"] = asdict(self._queue.figures()) if self._queue is not None else None
         return view
 
     def _workers(self) -> list[tuple[tuple[str, str], Worker]]:
@@ -229,7 +232,7 @@ class GatewayMetrics(Collector):
         )
 
     def _queue_families(self) -> Iterator[Metric]:
-        figures = self._queue() if self._queue is not None else None
+        figures = self._queue.figures() if self._queue is not None else None
         if figures is None:
             return
         yield from prediction_families(self.meters)
@@ -267,3 +270,12 @@ class GatewayMetrics(Collector):
     def _on_event(self, event: str, worker: Worker) -> None:
         if event == "removed":
             self.meters.forget_worker(worker.id)
+
+
+def _add_ranks(rows: list[dict[str, Any]], ranks: Iterable[RankState]) -> None:
+    by_id = {row["id"]: row for row in rows}
+    for rank in ranks:
+        row = by_id.get(rank.worker_id)
+        if row is not None:
+            row["queued_tokens"] = row.get("queued_tokens", 0.0) + rank.n_unstarted_tokens
+            row["capacity_tokens_per_s"] = row.get("capacity_tokens_per_s", 0.0) + rank.tokens_per_s

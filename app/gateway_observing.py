@@ -33,7 +33,7 @@ def build_metrics(
         ProcessWatch(now_s),
         handoffs,
         entrance.door,
-        queue.view.figures if queue is not None else None,
+        queue.view if queue is not None else None,
     )
 
 

@@ -15,6 +15,7 @@ from starlette.types import ASGIApp
 
 from app import __version__
 from app.api import (
+    dashboard,
     docs,
     engine_info,
     flights,
@@ -133,6 +134,7 @@ def _add_routes(
         app.include_router(part.router)
     app.include_router(tokenize.make_router(max_body_bytes))
     docs.install(app)
+    dashboard.install(app)
     app.router.routes.extend(not_offered.routes())
 
 

@@ -47,6 +47,11 @@ TABLE = (
     Row(Access.PUBLIC, ("/v1/models", "/v1/models/*"), "Names of models only, as in SMG"),
     Row(Access.PUBLIC, ("/docs", "/docs/static/*", "/openapi.json"), "The same for every gateway"),
     Row(
+        Access.PUBLIC,
+        ("/dashboard", "/dashboard/static/*"),
+        "The same for every gateway: the page's data comes from control-plane routes",
+    ),
+    Row(
         Access.DATA,
         ("/v1/chat/completions", "/v1/completions", "/generate"),
         "Generation; gated by admission",

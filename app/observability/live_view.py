@@ -7,14 +7,20 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from app.observability.flight_recorder import Flight
-from app.observability.notes import OK
+from app.observability.live_series import (
+    failures,
+    phase_figures,
+    time_series,
+    tpot_s,
+    worker_figures,
+)
 from app.observability.phases import TIMES, cut
 from app.workers.worker import Worker
 
 N_RECENT = 50
 """Requests that are shown one by one."""
 SHARES = (0.5, 0.9, 0.95, 0.99)
-_ENDED, _FIRST, _LAST = (TIMES.index(name) for name in ("ended_s", "first_s", "last_s"))
+_ENDED, _FIRST = (TIMES.index(name) for name in ("ended_s", "first_s"))
 
 
 def live_view(
@@ -31,15 +37,18 @@ def live_view(
     Returns:
         ``workers``, one entry each; ``flows``, requests by prefill and decode worker;
         ``percentiles`` in seconds; ``outcomes`` and ``failed_legs``; ``requests_per_s`` and
-        ``tokens_per_s``; ``recent``, the latest request first, with its phases.
+        ``tokens_per_s``; ``phases``, ``failures`` and ``series`` as
+        :mod:`app.observability.live_series` tells; ``recent``, the latest request first, with
+        its phases.
     """
     recent = [flight for flight in flights if flight.times[_ENDED] >= now_s - window_s]
     # A gateway that has just begun has no whole window behind it.
     span_s = max(1.0, min(window_s, now_s - min((f.arrived_s for f in recent), default=now_s)))
+    figures = worker_figures(recent, span_s)
     tokens = sum(max(0, flight.n_completion) for flight in recent)
     return {
         "window_s": window_s,
-        "workers": [_worker(worker) for worker in workers],
+        "workers": [_worker(worker) | figures.get(worker.spec.url, {}) for worker in workers],
         "flows": [
             {"prefill": prefill, "decode": decode, "requests": n}
             for (prefill, decode), n in Counter(
@@ -48,13 +57,16 @@ def live_view(
         ],
         "percentiles": {
             "ttft_s": _percentiles([_ttft_s(f) for f in recent if f.is_stream and f.times[_FIRST]]),
-            "tpot_s": _percentiles([one for f in recent if (one := _tpot_s(f)) is not None]),
+            "tpot_s": _percentiles([one for f in recent if (one := tpot_s(f)) is not None]),
             "duration_s": _percentiles([f.times[_ENDED] - f.arrived_s for f in recent]),
         },
         "outcomes": dict(Counter(flight.outcome for flight in recent)),
+        "failures": failures(recent),
         "failed_legs": dict(Counter(flight.leg for flight in recent if flight.leg)),
         "requests_per_s": round(len(recent) / span_s, 3),
         "tokens_per_s": round(tokens / span_s, 3),
+        "phases": phase_figures(recent),
+        "series": time_series(recent, now_s, window_s),
         "recent": [_request(flight, now_s) for flight in recent[: -N_RECENT - 1 : -1]],
     }
 
@@ -91,19 +103,13 @@ def _request(flight: Flight, now_s: float) -> dict[str, Any]:
         "prompt_tokens": max(0, flight.n_prompt),
         "cached_tokens": max(0, flight.n_cached),
         "completion_tokens": max(0, flight.n_completion),
+        "expected_prefill_s": round(flight.expected_s, 6) or None,
         "phases": [[name, round(spent_s, 6)] for name, spent_s in cut(flight.times)],
     }
 
 
 def _ttft_s(flight: Flight) -> float:
     return flight.times[_FIRST] - flight.arrived_s
-
-
-def _tpot_s(flight: Flight) -> float | None:
-    n_after_first = flight.n_completion - 1
-    if not flight.is_stream or flight.outcome != OK or n_after_first < 1:
-        return None
-    return (flight.times[_LAST] - flight.times[_FIRST]) / n_after_first
 
 
 def _percentiles(values: Sequence[float]) -> dict[str, float | int]:

@@ -118,7 +118,7 @@ class Places:
         return found
 
     def states(self, now_s: float) -> list[RankState]:
-        """What is believed of each rank."""
+        """What is believed of each rank; may be asked from any thread."""
         return [
             RankState(
                 worker.id,
@@ -128,7 +128,7 @@ class Places:
                 ledger.unstarted_tokens(now_s),
                 ledger.is_fresh(now_s),
             )
-            for place, (worker, rank) in self.ranks.items()
+            for place, (worker, rank) in self.ranks.copy().items()
             if (ledger := self._feeder.ledger(place)) is not None
         ]
 

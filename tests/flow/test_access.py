@@ -44,7 +44,7 @@ def all_routes(routes: Sequence[BaseRoute]) -> Iterator[tuple[str, str]]:
     """Method and path of everything that a router answers, samples in place of parameters."""
     for route in routes:
         if isinstance(route, Mount):
-            yield "GET", f"{route.path}/docs.js"
+            yield "GET", f"{route.path}/{route.path.split('/')[1]}.js"
             continue
         included = getattr(route, "original_router", None)
         if included is not None:
