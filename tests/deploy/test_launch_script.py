@@ -21,7 +21,8 @@ import pytest
 
 from app.sim.small_tokenizer import write_small_tokenizer
 from tests.deploy.engine_stand_ins import REPO, write_engines
-from tests.flow.test_readme_commands import free_port, running
+from tests.flow.process import free_port
+from tests.flow.test_readme_commands import running
 
 SCRIPT = REPO / "scripts/launch-pd-workers.sh"
 BOUND_S = 60.0

@@ -7,19 +7,23 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import random
 import resource
 import signal
 import socket
 import ssl
 import sys
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tests.flow.fleet import BOUND_S
 from tests.flow.raw_client import RawClient, head_of
+
+_FIRST_PORT, _PORTS_A_SHARE, _N_SHARES = 16_000, 1000, 16
 
 ROOT = Path(__file__).parents[2]
 START_S = 20.0
@@ -161,8 +165,16 @@ async def running(
 
 
 def free_port() -> int:
-    """A port nobody listens on right now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port that nobody listens on.
+
+    From below those that the system hands out, and of this process's own share: between here and
+    its use no connection and no test that runs beside this one can take it.
+    """
+    name = os.environ.get("PYTEST_XDIST_WORKER", "gw0")  # noqa: TID251  (pytest-xdist's)
+    own = int(name.removeprefix("gw")) % _N_SHARES
+    first = _FIRST_PORT + own * _PORTS_A_SHARE
+    for port in random.sample(range(first, first + _PORTS_A_SHARE), _PORTS_A_SHARE):
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise RuntimeError("no port is free")

@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.flow.test_readme_commands import free_port
+from tests.flow.process import free_port
 
 BOUND_S = 25.0
 

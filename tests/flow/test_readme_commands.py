@@ -7,7 +7,6 @@ model's path for a folder with a small tokenizer.
 import asyncio
 import re
 import signal
-import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -20,6 +19,7 @@ import pytest
 from app.sim import SglangSim, VllmSim, sim_pair, vllm_pair
 from app.sim.folder_tokenizer import FolderTokenizer
 from app.sim.small_tokenizer import write_small_tokenizer
+from tests.flow.process import free_port
 
 AnyWorkers = dict[str, list[SglangSim]] | dict[str, list[VllmSim]]
 
@@ -57,14 +57,6 @@ async def vllm_fleet(connector: str, folder: Path) -> AsyncIterator[dict[str, li
     tokenizer = FolderTokenizer(folder)
     async with vllm_pair(connector, model_id=model_name(), tokenizer=tokenizer) as (p, d):
         yield {"prefill": [p], "decode": [d]}
-
-
-def free_port() -> int:
-    """A port nobody listens on right now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def localised(script: str, workers: AnyWorkers, port: int) -> str:

@@ -23,9 +23,10 @@ import pytest
 from app.__main__ import main
 from app.settings import load, worker_specs
 from app.twin import size
+from tests.flow.process import free_port
 from tests.flow.test_readme_commands import BLOCKS as RUN_BY_README_TEST
 from tests.flow.test_readme_commands import COMMANDS as GATEWAYS_RUN
-from tests.flow.test_readme_commands import ENVIRONMENT, REQUEST, free_port
+from tests.flow.test_readme_commands import ENVIRONMENT, REQUEST
 from tests.pages.commands import REPO, Block, blocks, commands
 
 OURS = [

@@ -16,7 +16,7 @@ from tests.flow import vllm_fleet
 from tests.flow.discovery.cluster import DECODE, Cluster, settings, with_pair
 from tests.flow.fleet import COMPLETIONS, body_of, serving, until
 from tests.flow.pod_api import pod, pod_server
-from tests.flow.test_readme_commands import free_port
+from tests.flow.process import free_port
 
 
 async def test_pods_become_workers_that_serve(cluster: Cluster) -> None:

@@ -16,7 +16,7 @@ from app.upstream import scheme_probe
 from app.upstream.scheme_probe import find_scheme
 from tests.flow.certificates import make_authority
 from tests.flow.fleet import until
-from tests.flow.test_readme_commands import free_port
+from tests.flow.process import free_port
 
 Answer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
