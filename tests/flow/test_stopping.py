@@ -168,14 +168,16 @@ async def test_rest_is_ended(stack: AsyncExitStack, is_forced: bool) -> None:
         # Three words prefill at once, two hundred do not.
         stream = await waiting.client(post_of(CHAT, body_of(CHAT, stream=True, n_tokens=5000)))
         await stream.until(b"data: ")
+        # These before requests that the workers see: once they do, all have been accepted. A
+        # connection that still waits for that when the listener closes is reset by the system.
+        half_head = await waiting.client(b"POST / HTTP/1.1\r\n")
+        half_body = await waiting.client(head_of("POST", CHAT, "content-length: 99999") + b"{")
+        # A route that looks at nothing but its worker.
+        probe = await waiting.client(head_of("GET", "/health_generate"))
         in_prefill = [
             await waiting.client(post_of(CHAT, body_of(CHAT, stream=stream, **LONG_PROMPT)))
             for stream in (False, True)
         ]
-        half_body = await waiting.client(head_of("POST", CHAT, "content-length: 99999") + b"{")
-        # A route that looks at nothing but its worker.
-        probe = await waiting.client(head_of("GET", "/health_generate"))
-        half_head = await waiting.client(b"POST / HTTP/1.1\r\n")
         await until(lambda: len(decode.seen) == 3 and prefill.n_rooms == 2)
         least_s = GRACE_S * 0.9
         began_s = time.monotonic()
