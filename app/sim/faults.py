@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 N_KEPT_TAKEN = 10_000
 Taken = tuple[str, float, str]
@@ -84,14 +84,51 @@ class Fault:
         return cls(**values)
 
 
-@dataclass(slots=True)
-class FaultBook:
-    """The faults that wait for their request, and the switch of the health routes."""
+class _Counted(Protocol):
+    """A fault of either engine."""
 
-    waiting: list[Fault] = field(default_factory=list)
+    times: int | None
+
+    @property
+    def kind(self) -> str: ...
+
+
+F = TypeVar("F", bound=_Counted)
+
+
+@dataclass(slots=True)
+class Book(Generic[F]):
+    """The faults that wait for their request, and the switch of the health probes."""
+
+    waiting: list[F] = field(default_factory=list)
     health_down: bool = False
     taken: deque[Taken] = field(default_factory=lambda: deque(maxlen=N_KEPT_TAKEN))
     """Kind of fault, time (``time.monotonic``), what told the request from others; oldest first."""
+
+    def add(self, fault: F) -> None:
+        """Order a fault; the first one that matches is used first."""
+        self.waiting.append(fault)
+
+    def clear(self) -> None:
+        """Forget every fault."""
+        self.waiting.clear()
+        self.health_down = False
+
+    def _take(self, is_meant: Callable[[F], bool], key: str) -> F | None:
+        """The first fault that is meant, used once."""
+        for fault in self.waiting:
+            if is_meant(fault):
+                if fault.times is not None:
+                    fault.times -= 1
+                    if fault.times <= 0:
+                        self.waiting.remove(fault)
+                self.taken.append((fault.kind, time.monotonic(), key))
+                return fault
+        return None
+
+
+class FaultBook(Book[Fault]):
+    """The faults of an SGLang worker."""
 
     def add_json(self, order: Mapping[str, Any]) -> None:
         """Order a fault as ``POST /sim/fault`` does.
@@ -100,10 +137,6 @@ class FaultBook:
             ValueError: Unknown kind, cut or field.
         """
         self.add(Fault.from_json(order))
-
-    def add(self, fault: Fault) -> None:
-        """Order a fault; the first one that matches is used first."""
-        self.waiting.append(fault)
 
     def refuse(
         self,
@@ -126,19 +159,8 @@ class FaultBook:
             )
         )
 
-    def clear(self) -> None:
-        """Forget every fault."""
-        self.waiting.clear()
-        self.health_down = False
-
     def take(self, path: str, is_generation: bool, key: str = "") -> Fault | None:
         """The fault for this request, counted; ``key`` tells the request from others."""
-        for fault in self.waiting:
-            if fault.route == path or (fault.route is None and is_generation):
-                if fault.times is not None:
-                    fault.times -= 1
-                    if fault.times <= 0:
-                        self.waiting.remove(fault)
-                self.taken.append((fault.kind, time.monotonic(), key))
-                return fault
-        return None
+        return self._take(
+            lambda fault: fault.route == path or (fault.route is None and is_generation), key
+        )

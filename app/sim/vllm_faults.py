@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import time
-from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from app.sim.faults import N_KEPT_TAKEN, Taken
+from app.sim.faults import Book
 
 
 class VllmFaultKind(StrEnum):
@@ -59,14 +57,8 @@ class VllmFault:
     delay_s: float = 0.0
 
 
-@dataclass(slots=True)
-class VllmFaultBook:
-    """The faults that wait for their call, and the switch of the readiness probe."""
-
-    waiting: list[VllmFault] = field(default_factory=list)
-    health_down: bool = False
-    taken: deque[Taken] = field(default_factory=lambda: deque(maxlen=N_KEPT_TAKEN))
-    """Kind of fault, time (``time.monotonic``), what told the call from others; oldest first."""
+class VllmFaultBook(Book[VllmFault]):
+    """The faults of a vLLM worker."""
 
     def add_json(self, order: Mapping[str, Any]) -> None:
         """Order a fault as ``POST /sim/fault`` does.
@@ -76,10 +68,6 @@ class VllmFaultBook:
             TypeError: Unknown field.
         """
         self.add(VllmFault(**{**order, "kind": VllmFaultKind(order.get("kind", ""))}))
-
-    def add(self, fault: VllmFault) -> None:
-        """Order a fault; the first one that matches is used first."""
-        self.waiting.append(fault)
 
     def refuse(
         self,
@@ -102,19 +90,6 @@ class VllmFaultBook:
             )
         )
 
-    def clear(self) -> None:
-        """Forget every fault."""
-        self.waiting.clear()
-        self.health_down = False
-
     def take(self, rpc: str, key: str = "") -> VllmFault | None:
         """The fault for this call, counted; ``key`` tells the call from others."""
-        for fault in self.waiting:
-            if fault.rpc == rpc:
-                if fault.times is not None:
-                    fault.times -= 1
-                    if fault.times <= 0:
-                        self.waiting.remove(fault)
-                self.taken.append((fault.kind, time.monotonic(), key))
-                return fault
-        return None
+        return self._take(lambda fault: fault.rpc == rpc, key)
