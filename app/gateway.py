@@ -22,6 +22,7 @@ from app.dispatch.retry import RetryRules
 from app.dispatch.retry_budget import RetryBudget
 from app.dispatch.token_leg import TokenTools
 from app.entrance import Entrance, build_entrance
+from app.followed_files import FollowedFiles
 from app.gateway_discovery import PodDiscovery, build_discovery
 from app.gateway_metrics import GatewayMetrics
 from app.gateway_observing import build_flight_file, build_metrics
@@ -77,6 +78,8 @@ class Gateway:
     tracing: RequestTracing | None
     url_guard: UrlGuard
     discovery: PodDiscovery | None
+    followed: list[FollowedFiles]
+    """Keys and certificates that are read again when they change; the server adds its own."""
 
     @property
     def decodes_alone(self) -> bool:
@@ -194,6 +197,7 @@ def build_gateway(
         aliases=dict(settings.model_alias),
         url_guard=guard,
         discovery=build_discovery(settings, registry, drain, guard),
+        followed=[file for file in (entrance.key_file, tls.files) if file is not None],
     )
 
 

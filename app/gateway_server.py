@@ -27,7 +27,7 @@ from app.errors import ShuttingDown
 from app.gateway import Gateway
 from app.main import create_app
 from app.observability.log import get_logger
-from app.server_tls import server_tls
+from app.server_tls import server_files, server_tls
 from app.settings import Settings
 
 LISTEN_BACKLOG = 2048
@@ -66,6 +66,9 @@ class GatewayServer(uvicorn.Server):
         tls = server_tls(settings)
         app = create_app(settings)
         gateway: Gateway = app.state.gateway
+        files = server_files(settings, tls)
+        if files is not None:
+            gateway.followed.append(files)
         self._life: Life = gateway.life
         self.metrics = gateway.metrics
         self._settle_s = min(settings.shutdown_settle_secs, settings.shutdown_grace_period_secs / 2)

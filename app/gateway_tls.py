@@ -1,4 +1,4 @@
-"""The certificates towards workers, read once and checked for both engines' clients."""
+"""The certificates towards workers, read and checked for both engines' clients."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import ssl
 from dataclasses import dataclass
 from pathlib import Path
 
+from app.certificate_files import CertificateFiles
 from app.settings import Settings, SettingsError, flag_name
 from app.upstream.grpc_tls import GrpcTls
 
@@ -16,11 +17,13 @@ class WorkerTls:
 
     Attributes:
         http: For ``https`` workers.
-        grpc: For ``grpcs`` workers.
+        grpc: For ``grpcs`` workers; as it was at start.
+        files: Follows the files behind ``http``, if there are any.
     """
 
     http: ssl.SSLContext
     grpc: GrpcTls
+    files: CertificateFiles | None
 
 
 def worker_tls(settings: Settings) -> WorkerTls:
@@ -55,7 +58,10 @@ def worker_tls(settings: Settings) -> WorkerTls:
             f"{flag_name('client_cert_path')} {certificate}: the certificate and the key {key} "
             "are not in PEM form, do not fit each other, or the key is encrypted."
         ) from None
-    return WorkerTls(context, GrpcTls(ca, *parts))
+    pair = None if certificate is None or key is None else (certificate, key)
+    is_ours = pair is not None or ca is not None
+    files = CertificateFiles(context, pair, settings.ca_cert_path) if is_ours else None
+    return WorkerTls(context, GrpcTls(ca, *parts), files)
 
 
 def _read(field: str, path: str | None) -> bytes | None:

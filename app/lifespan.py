@@ -13,9 +13,9 @@ from fastapi import FastAPI
 from structlog.typing import FilteringBoundLogger
 
 from app.entrance import log_entrance
+from app.followed_files import FollowedFiles
 from app.gateway import Gateway
 from app.held import told_on_signal
-from app.middleware.key_file import KeyFile
 from app.observability.log import get_logger
 from app.settings import worker_specs
 
@@ -61,9 +61,8 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
             stack.push_async_callback(_write_rest, gateway.flight_file, log)
             writing = _keep_running("flight file", gateway.flight_file.run, log)
             others.append(loops.create_task(writing))
-        if gateway.entrance.key_file is not None:
-            _wake_on_hangup(gateway.entrance.key_file, stack)
-            others.append(loops.create_task(_follow(gateway.entrance.key_file)))
+        _wake_on_hangup(gateway.followed, stack)
+        others.extend(loops.create_task(_follow(files)) for files in gateway.followed)
         log_entrance(gateway.settings, gateway.entrance)
         stack.enter_context(told_on_signal(gateway, log))
         log.info("gateway started", workers=len(gateway.registry.workers()))
@@ -79,17 +78,22 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     log.info("gateway stopped")
 
 
-def _wake_on_hangup(key_file: KeyFile, stack: AsyncExitStack) -> None:
-    """Has SIGHUP read the key file, where this thread may take signals."""
-    if threading.current_thread() is threading.main_thread():
+def _wake_on_hangup(followed: list[FollowedFiles], stack: AsyncExitStack) -> None:
+    """Has SIGHUP read keys and certificates, where this thread may take signals."""
+
+    def wake() -> None:
+        for files in followed:
+            files.wake()
+
+    if followed and threading.current_thread() is threading.main_thread():
         loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGHUP, key_file.wake)
+        loop.add_signal_handler(signal.SIGHUP, wake)
         stack.callback(loop.remove_signal_handler, signal.SIGHUP)
 
 
-async def _follow(key_file: KeyFile) -> None:
-    log = get_logger("keys")
-    await _keep_running("key file", lambda: key_file.watch(log), log)
+async def _follow(files: FollowedFiles) -> None:
+    log = get_logger("files")
+    await _keep_running("followed files", lambda: files.watch(log), log)
 
 
 async def _write_rest(file: FlightFile, log: FilteringBoundLogger) -> None:

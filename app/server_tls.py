@@ -5,6 +5,7 @@ from __future__ import annotations
 import ssl
 from pathlib import Path
 
+from app.certificate_files import CertificateFiles
 from app.settings import Settings, SettingsError, flag_name
 
 
@@ -40,6 +41,14 @@ def server_tls(settings: Settings) -> ssl.SSLContext | None:
                 "no certificates in PEM form."
             ) from None
     return made
+
+
+def server_files(settings: Settings, tls: ssl.SSLContext | None) -> CertificateFiles | None:
+    """Follows the files behind :func:`server_tls`; ``None``: plain HTTP."""
+    certificate, key = settings.tls_cert_path, settings.tls_key_path
+    if tls is None or certificate is None or key is None:
+        return None
+    return CertificateFiles(tls, (certificate, key), settings.tls_client_ca_path)
 
 
 def _check_readable(field: str, path: str | None) -> None:

@@ -186,3 +186,36 @@ def test_refusals(
     out, err = capsys.readouterr()
     assert (out, err.count("\n")) == ("", 1)
     assert err.startswith(f"tandem: {sentence.format(**names)}")
+
+
+async def shown_by(gateway: GatewayProcess, tls: ssl.SSLContext) -> bytes:
+    """The certificate that a new connection gets."""
+    _, writer = await asyncio.open_connection("127.0.0.1", gateway.port, ssl=tls)
+    try:
+        shown: bytes = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+        return shown
+    finally:
+        writer.transport.abort()
+
+
+async def test_renewed_certificate(stack: AsyncExitStack, authority: Authority) -> None:
+    """New connections get it without a restart, and half of a new pair changes nothing."""
+    prefill, decode = await stack.enter_async_context(sim_pair())
+    flags = pair_flags(prefill, decode, *tls_flags(authority))
+    certificate, key = (Path(path) for path in authority.sign("gateway"))
+    tls = authority.client()
+    async with running(flags, ready="") as gateway, gateway.connected(tls=tls) as kept:
+        await until(lambda: gateway.lines("listening"))
+        old = await shown_by(gateway, tls)
+        renewed_certificate, renewed_key = (Path(path) for path in authority.sign("renewed"))
+        certificate.write_bytes(renewed_certificate.read_bytes())
+        gateway.signal(signal.SIGHUP)
+        await until(lambda: gateway.lines("certificates not taken, those before them stay"))
+        assert await shown_by(gateway, tls) == old
+        key.write_bytes(renewed_key.read_bytes())
+        gateway.signal(signal.SIGHUP)
+        await until(lambda: gateway.lines("certificates taken"))
+        assert await shown_by(gateway, tls) == ssl.PEM_cert_to_DER_cert(certificate.read_text())
+        assert await shown_by(gateway, tls) != old
+        await kept.send(LIVENESS)
+        assert (await kept.answer())[0] == 200

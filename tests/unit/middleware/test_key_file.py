@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import CapturingLogger
 
+from app import followed_files
 from app.middleware import key_file
 from app.middleware.key_file import KeyFile, load_key_file
 from app.middleware.key_ring import KeyRing
@@ -108,14 +109,14 @@ async def test_a_file_that_is_being_written_waits(
 ) -> None:
     """What changes between every two looks is not taken until it stays."""
     marks = iter(range(1, 40))
-    real = key_file._mark_at
+    real = followed_files.mark_at
     is_changing = True
 
-    def mark_at(path: str) -> key_file.Mark:
+    def mark_at(path: str) -> followed_files.Mark:
         return (next(marks), 0, 0, 0) if is_changing else real(path)
 
     async with following(tmp_path / "keys") as seen:
-        monkeypatch.setattr(key_file, "_mark_at", mark_at)
+        monkeypatch.setattr(followed_files, "mark_at", mark_at)
         seen.path.write_text(NEW)
         await until(lambda: next(marks) > 20)
         assert seen.has("old-key-1")
