@@ -36,17 +36,8 @@ def as_lines(flights: Iterable[Flight], unix_offset_s: float) -> Iterator[bytes]
             for name in ("n_prompt", "n_cached", "n_completion")
             if (count := getattr(flight, name)) >= 0
         }
-        fields |= {
-            "n_estimated": flight.n_estimated,
-            "model": flight.model,
-            "stream": flight.is_stream,
-            "prefill": flight.prefill,
-            "decode": flight.decode,
-            "attempts": flight.n_attempts,
-            "outcome": flight.outcome,
-            "leg": flight.leg,
-            "status": flight.status,
-        }
+        fields["n_estimated"] = flight.n_estimated
+        fields |= flight.facts()
         yield orjson.dumps(fields) + b"\n"
 
 

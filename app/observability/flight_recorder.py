@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from struct import Struct
 
 from app.observability.notes import OK, Notes
-from app.observability.phases import TIMES
+from app.observability.phases import TIMES, times_of
 
 _HEAD = Struct("<11df4i6HB2x")
 """Times; what was expected; tokens; workers, model, outcome, status, attempts; flags."""
@@ -52,6 +52,19 @@ class Flight:
     is_stream: bool
     request_id: str
     blocks: tuple[int, ...]
+
+    def facts(self) -> dict[str, object]:
+        """Returns what is shown of it by the same names wherever it is shown."""
+        return {
+            "model": self.model,
+            "stream": self.is_stream,
+            "prefill": self.prefill,
+            "decode": self.decode,
+            "attempts": self.n_attempts,
+            "outcome": self.outcome,
+            "leg": self.leg,
+            "status": self.status,
+        }
 
     @property
     def arrived_s(self) -> float:
@@ -94,17 +107,7 @@ class FlightRecorder:
         numbers = self._numbers
         record = (
             _HEAD.pack(
-                notes.arrived_s,
-                notes.read_s,
-                notes.first_asked_s,
-                notes.asked_s,
-                notes.granted_s,
-                notes.prefill_sent_s,
-                notes.prefill_ended_s,
-                notes.decode_sent_s,
-                notes.first_s,
-                notes.last_s,
-                notes.ended_s,
+                *times_of(notes),
                 0.0 if notes.reason is None else notes.reason.expected_s,
                 -1 if notes.n_prompt is None else notes.n_prompt,
                 -1 if notes.n_cached is None else notes.n_cached,

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from app.observability.notes import Notes
 
@@ -14,6 +15,8 @@ TIMES = (
     *("prefill_ended_s", "decode_sent_s", "first_s", "last_s", "ended_s"),
 )
 """The times of a request's notes, in this order wherever they stand without names."""
+times_of: Callable[[Notes], tuple[float, ...]] = attrgetter(*TIMES)
+"""Reads them off a request's notes."""
 PHASES = (
     "read",
     "prepare",
@@ -49,21 +52,8 @@ def phases(notes: Notes) -> list[tuple[str, float]]:
 
     The seconds add up to ``ended_s - arrived_s``, or to now while it still runs.
     """
-    return cut(
-        (
-            notes.arrived_s,
-            notes.read_s,
-            notes.first_asked_s,
-            notes.asked_s,
-            notes.granted_s,
-            notes.prefill_sent_s,
-            notes.prefill_ended_s,
-            notes.decode_sent_s,
-            notes.first_s,
-            notes.last_s,
-            notes.ended_s or notes.now_s(),
-        )
-    )
+    times = times_of(notes)
+    return cut(times if times[-1] else (*times[:-1], notes.now_s()))
 
 
 def cut(times: Sequence[float]) -> list[tuple[str, float]]:

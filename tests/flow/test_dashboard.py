@@ -18,6 +18,18 @@ from tests.flow.chromium import browser, find_chromium, watched_page
 from tests.flow.fleet import CHAT, Fleet, body_of, serving, until
 
 ADMIN = "sk-dashboard-admin"
+HAS_COLOUR = """
+([red, green, blue]) => {
+  const canvas = document.querySelector("#ttft-chart canvas");
+  if (!canvas?.width) return false;
+  const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+  for (let at = 0; at < data.length; at += 4) {
+    if (data[at] === red && data[at + 1] === green && data[at + 2] === blue && data[at + 3]) return true;
+  }
+  return false;
+}
+"""
+"""Whether the first chart's canvas has a dot of this colour."""
 OWN = [path for path in STATIC_DIR.rglob("*.*") if path.parent == STATIC_DIR]
 
 
@@ -164,3 +176,25 @@ async def test_a_key_is_asked_for(stack: AsyncExitStack, chromium: Browser) -> N
     # What the browser itself says of the first answer, which was 401.
     assert [line for line in watched.complaints if "401" not in line] == []
     assert ADMIN not in page.url
+
+
+@pytest.mark.timeout(60)
+async def test_colours_follow_the_system_or_the_choice(fleet: Fleet, chromium: Browser) -> None:
+    """Lines on the canvas take them, too, which knows nothing of style sheets."""
+    async with watched_page(chromium, is_dark=True) as watched:
+        page = watched.page
+        await page.goto(f"{fleet.http.base_url}/dashboard")
+        await fleet.ask(CHAT, body_of(CHAT, stream=True))
+        await expect(page.locator("#recent li")).to_have_count(1)
+        for said, page_colour, grid_colour in (
+            ("Theme: auto", "rgb(18, 18, 20)", [42, 42, 47]),
+            ("Theme: light", "rgb(246, 246, 244)", [236, 235, 231]),
+            ("Theme: dark", "rgb(18, 18, 20)", [42, 42, 47]),
+        ):
+            button = page.locator("#theme")
+            if await button.text_content() != said:
+                await button.click()
+            await expect(button).to_have_text(said)
+            await expect(page.locator("body")).to_have_css("background-color", page_colour)
+            await page.wait_for_function(HAS_COLOUR, arg=grid_colour)
+        assert watched.complaints == []

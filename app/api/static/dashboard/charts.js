@@ -37,8 +37,13 @@ export function forgetCharts() {
 
 function make(kind, data) {
   const box = byId(`${kind.id}-chart`);
-  const style = getComputedStyle(document.documentElement);
-  const color = (name) => style.getPropertyValue(name).trim();
+  // A canvas knows no variables: what one comes to in this theme is read off an element.
+  const color = (name) => {
+    box.style.color = `var(${name})`;
+    const found = getComputedStyle(box).color;
+    box.style.color = "";
+    return found;
+  };
   const axis = { stroke: color("--muted"), grid: { stroke: color("--grid"), width: 1 }, ticks: { show: false }, font: "11px system-ui, sans-serif" };
   const chart = new uPlot({
     width: box.clientWidth || 300,
@@ -55,7 +60,7 @@ function make(kind, data) {
       stroke: color(kind.colors[place]),
       width: 2,
       spanGaps: true,
-      fill: kind.isFilled ? `${color(kind.colors[place])}22` : undefined,
+      fill: kind.isFilled ? `color-mix(in srgb, ${color(kind.colors[place])} 13%, transparent)` : undefined,
     }))],
     hooks: {
       setCursor: [(plot) => showLatest(kind, plot.data, plot.cursor.idx)],
