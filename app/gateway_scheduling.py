@@ -46,6 +46,7 @@ def build_scheduler(
         settings.prefill_queue_timeout_secs,
         settings.prefix_index_mib * 1024 * 1024,
         poll_s,
+        settings.prefix_index_ranks,
     )
     queue = QueueScheduler(early, registry, now_s, limits)
     watch = LoadWatch(

@@ -44,3 +44,12 @@ class SchedulingSettings(BaseSettings):
     prefix_index_mib: Annotated[
         int, Knob(_QUEUE, "Memory of what is known of the workers' prefix caches", unit="MiB")
     ] = Field(64, ge=1, le=1_048_576)
+    prefix_index_ranks: Annotated[
+        int,
+        Knob(
+            _QUEUE,
+            "Prefill ranks that the queue feeds. 36 bytes a block of 128 tokens of the index, and "
+            "8 more for each 64 above 192; other ranks get their share by the prefill policy",
+            unit="ranks",
+        ),
+    ] = Field(192, ge=1, le=16_384)

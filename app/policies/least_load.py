@@ -39,13 +39,14 @@ class LeastLoad:
             return candidates[0]
         start = self._start % n_candidates
         self._start = start + 1
-        chosen = candidates[start]
-        for offset in range(start + 1 - n_candidates, start):
-            # Negative positions count from the end: this walks on from start and wraps round.
-            worker = candidates[offset]
-            if worker.n_leases < chosen.n_leases:
-                chosen = worker
-        return chosen
+        if not candidates[start].n_leases:
+            return candidates[start]
+        loads = [worker.n_leases for worker in candidates]
+        least = min(loads)
+        try:
+            return candidates[loads.index(least, start)]
+        except ValueError:
+            return candidates[loads.index(least)]
 
     def forget(self, worker_id: str) -> None:
         """Nothing is kept of a worker."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from app.protocol.facts import RequestFacts
     from app.scheduling.wait_queue import Waiting
@@ -38,10 +39,13 @@ class DecodeRoom:
         self._held: dict[str, int] = {}
         self.claimant: Waiting | None = None
         self._claimed: Worker | None = None
+        # No worker holds more: so that mostly none has to be looked at.
+        self._most_held = 0
+        self._smallest: tuple[Sequence[Worker], float] = ((), math.inf)
 
     def with_room(
         self, workers: Sequence[Worker], n_tokens: int, asker: Waiting | None = None
-    ) -> list[Worker]:
+    ) -> Sequence[Worker]:
         """The workers that can hold so many tokens more.
 
         A worker that does not tell its size has room, and so has an idle one: what does not fit
@@ -52,18 +56,34 @@ class DecodeRoom:
             n_tokens: What the request needs.
             asker: The request; one that has claimed a worker may have it.
         """
+        if self._all_have_room(workers, n_tokens):
+            return workers
+        return list(self._those_with_room(workers, n_tokens, asker))
+
+    def _those_with_room(
+        self, workers: Iterable[Worker], n_tokens: int, asker: Waiting | None
+    ) -> Iterator[Worker]:
         held = self._held
         claimed = None if asker is not None and asker is self.claimant else self._claimed
-        return [
-            worker
-            for worker in workers
-            if worker is not claimed
-            and (
-                not (n_held := held.get(worker.id, 0))
-                or not (n_most := worker.info.max_total_tokens)
-                or n_held + n_tokens <= n_most * _n_ranks(worker)
-            )
-        ]
+        for worker in workers:
+            if worker is not claimed and (
+                not (n_held := held.get(worker.id, 0)) or n_held + n_tokens <= _size(worker)
+            ):
+                yield worker
+
+    def _all_have_room(self, workers: Sequence[Worker], n_tokens: int) -> bool:
+        """Whether they all have, told without looking at each; if in doubt, not."""
+        if self._claimed is not None:
+            return False
+        if self._smallest[0] is not workers:
+            if not isinstance(workers, tuple):
+                return False
+            # The workers of a group are the same object until anything of them changes.
+            self._smallest = (workers, min(map(_size, workers)))
+        most = self._smallest[1] - n_tokens
+        if self._most_held > most:
+            self._most_held = max(self._held.values(), default=0)
+        return self._most_held <= most
 
     def kept_for(self) -> Waiting | None:
         """The request that a worker is kept for."""
@@ -90,7 +110,9 @@ class DecodeRoom:
 
     def has_room(self, workers: Sequence[Worker], n_tokens: int, asker: Waiting) -> bool:
         """Whether one of the workers can hold so many tokens more."""
-        return any(self.with_room((worker,), n_tokens, asker) for worker in workers)
+        if self._all_have_room(workers, n_tokens):
+            return True
+        return any(True for _ in self._those_with_room(workers, n_tokens, asker))
 
     def fits_nowhere(self, workers: Sequence[Worker], facts: RequestFacts) -> bool:
         """Whether a prompt is longer than the whole cache of each of these workers.
@@ -114,7 +136,8 @@ class DecodeRoom:
 
     def hold(self, worker: Worker, n_tokens: int) -> None:
         """Counts a request in."""
-        self._held[worker.id] = self._held.get(worker.id, 0) + n_tokens
+        n_held = self._held[worker.id] = self._held.get(worker.id, 0) + n_tokens
+        self._most_held = max(self._most_held, n_held)
 
     def release(self, worker: Worker, n_tokens: int) -> None:
         """Counts it out."""
@@ -125,5 +148,8 @@ class DecodeRoom:
             self._held.pop(worker.id, None)
 
 
-def _n_ranks(worker: Worker) -> int:
-    return 1 if worker.spec.dp_rank is not None else max(1, worker.info.dp_size)
+def _size(worker: Worker) -> float:
+    """KV tokens of all its ranks; infinite if it does not tell."""
+    if not (n_most := worker.info.max_total_tokens):
+        return math.inf
+    return n_most * (1 if worker.spec.dp_rank is not None else max(1, worker.info.dp_size))

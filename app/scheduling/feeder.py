@@ -281,8 +281,7 @@ class Feeder:
         self.settle()
         known = self._index.known(waiting.hashes) * self._block_tokens
         # An engine always computes the last token.
-        row = np.maximum(1, waiting.n_tokens - known).astype(np.float64)
-        row[~waiting.places] = np.inf
-        self.queue.uncached[waiting.row] = row
+        row = np.maximum(waiting.n_tokens - known, 1)
+        self.queue.uncached[waiting.row] = np.where(waiting.places, row, np.inf)
         waiting.read_s = now_s
         waiting.read_version = self._version

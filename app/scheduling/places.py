@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from app.scheduling.queue_parts import RankState
 from app.scheduling.rank_ledger import RankLedger
+from app.scheduling.usable import nobody_is_troubled
 from app.workers.states import State
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from app.scheduling.feeder import Feeder
+    from app.scheduling.usable import UsableGroup
     from app.workers.rank_load import RankLoad
     from app.workers.worker import Worker
 
@@ -27,6 +29,20 @@ _ORDERING_STEPS = 1
 _MAX_MASKS = 256
 _CACHE_TOKENS = 1_000_000
 """A guess at the KV cache of a worker that does not tell its size."""
+
+
+class Found(NamedTuple):
+    """Where some workers' ranks are.
+
+    Attributes:
+        mask: True at their places; not to be written to.
+        unplaced_share: Of the workers, those without a place, for whom there was none left.
+        placed_ids: The ids of the others, if there are such.
+    """
+
+    mask: NDArray[np.bool_]
+    unplaced_share: float
+    placed_ids: frozenset[str]
 
 
 class Places:
@@ -46,7 +62,9 @@ class Places:
         self._n_places = n_places
         self._free = list(range(n_places - 1, -1, -1))
         self._of: dict[str, list[int]] = {}
-        self._masks: dict[tuple[Worker, ...], NDArray[np.bool_]] = {}
+        self._found: dict[tuple[Worker, ...], Found] = {}
+        self._last_found: dict[int, tuple[Sequence[Worker], Found]] = {}
+        self._ready: NDArray[np.bool_] | None = None
         self.ranks: dict[int, tuple[Worker, int]] = {}
 
     def of(self, worker: Worker) -> list[int]:
@@ -64,6 +82,7 @@ class Places:
         info = worker.info
         n_cache_tokens = info.max_total_tokens or _CACHE_TOKENS
         for rank, place in enumerate(places):
+            self._ready = None
             self.ranks[place] = (worker, rank if only is None else only)
             self._feeder.add_rank(
                 place,
@@ -75,6 +94,7 @@ class Places:
     def drop(self, worker_id: str) -> None:
         """Forgets a worker that was removed or started anew."""
         for place in self._of.pop(worker_id, ()):
+            self._ready = None
             del self.ranks[place]
             self._feeder.remove_rank(place)
             self._free.append(place)
@@ -84,31 +104,66 @@ class Places:
         for place in self._of.get(worker_id, ()):
             self._feeder.forget(place)
 
-    def mask(self, workers: Sequence[Worker]) -> NDArray[np.bool_]:
-        """The places of these workers' ranks, true where one of them is; not to be written to."""
-        # The same workers come with nearly every request.
+    def find(self, workers: Sequence[Worker]) -> Found:
+        """Where these workers' ranks are; places are made for those that have none yet."""
+        # The very same object comes with nearly every request; it is kept, so its id is its own.
+        if (last := self._last_found.get(id(workers))) is not None:
+            return last[1]
         key = tuple(workers)
-        found = self._masks.get(key)
-        if found is None:
-            found = np.zeros(self._n_places, bool)
-            for worker in workers:
-                found[self.of(worker)] = True
-            found.flags.writeable = False
-            if len(self._masks) >= _MAX_MASKS:
-                self._masks.clear()
-            # Making places may have dropped others.
-            self._masks[key] = found
+        if (found := self._found.get(key)) is None:
+            if len(self._found) >= _MAX_MASKS:
+                self.look_again()
+            # Making places may drop others.
+            found = self._found[key] = self._find(key)
+        if workers is key:
+            self._last_found[id(key)] = (key, found)
         return found
 
-    def forget_masks(self) -> None:
+    def find_all(self, groups: Sequence[UsableGroup]) -> Found:
+        """Where the ranks of all prefill workers of some groups are."""
+        if len(groups) == 1:
+            return self.find(groups[0][0])
+        return self.find([worker for prefills, _ in groups for worker in prefills])
+
+    def knows(self, worker: Worker) -> bool:
+        """Whether a worker's ranks have places."""
+        return worker.id in self._of
+
+    def has(self, workers: Sequence[Worker], place: int) -> bool:
+        """Whether a rank of one of these workers is at a place."""
+        return bool(self.find(workers).mask[place])
+
+    def _find(self, workers: Sequence[Worker]) -> Found:
+        mask = np.zeros(self._n_places, bool)
+        placed: set[str] = set()
+        for worker in workers:
+            if places := self.of(worker):
+                mask[places] = True
+                placed.add(worker.id)
+        mask.flags.writeable = False
+        share = 1 - len(placed) / len(workers)
+        return Found(mask, share, frozenset(placed) if share else frozenset())
+
+    def look_again(self) -> None:
         """The workers have changed: they may have other ranks, or room may be for more."""
-        self._masks.clear()
+        self._found.clear()
+        self._last_found.clear()
+        self._ready = None
 
     def usable(self, now_s: float) -> NDArray[np.bool_]:
-        """The places that take requests now; those of full workers only if no other does."""
+        """The places that take requests now; those of full workers only if no other does.
+
+        Not to be written to.
+        """
+        if nobody_is_troubled(now_s):
+            if self._ready is None:
+                self._ready = self._look(now_s)
+            return self._ready
+        return self._look(now_s)
+
+    def _look(self, now_s: float) -> NDArray[np.bool_]:
         free: list[int] = []
         full: list[int] = []
-        # With hundreds of ranks this is looked at as often as anything here.
         for place, (worker, _) in self.ranks.items():
             breaker = worker.breaker
             if worker.state is State.READY and (breaker.is_closed or breaker.allows(now_s)):

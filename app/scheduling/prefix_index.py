@@ -116,7 +116,7 @@ class PrefixIndex:
         """By rank, the leading blocks that it was given."""
         n_blocks = len(holders)
         held = np.bitwise_and.accumulate(holders, axis=0)
-        if (held[0] == held[-1]).all():
+        if held[0].tobytes() == held[-1].tobytes():
             # Bits are only ever lost on the way, so nothing was.
             return np.unpackbits(held[0].view(np.uint8), bitorder="little") * np.int64(n_blocks)
         changes = held[1:] != held[:-1]
@@ -168,8 +168,8 @@ class PrefixIndex:
         # Most prompts share nothing or much; of one that shares nothing one block is looked up.
         if not len(hashes):
             return _NO_SLOTS
-        first = hashes[0]
-        if not (self._sets[int(first) % self._n_sets] == first).any():
+        first = int(hashes[0])
+        if first not in self._sets[first % self._n_sets].tolist():
             return _NO_SLOTS
         slots, rows = self._find(hashes)
         if rows[-1] == len(rows) - 1:

@@ -29,12 +29,14 @@ class QueueLimits:
         deadline_s: Longest wait of one.
         index_bytes: Memory of the prefix index.
         poll_s: How often workers are asked for their load.
+        n_places: Prefill ranks that are told apart; a block of the index has a bit for each.
     """
 
     n_waiting: int = 4096
     deadline_s: float = 60.0
     index_bytes: int = 64 * 1024 * 1024
     poll_s: float = 0.1
+    n_places: int = 192
 
 
 @dataclass(slots=True, eq=False)

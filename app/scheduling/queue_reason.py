@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from app.scheduling.reason import QUEUE, Choice, Queued
 
 if TYPE_CHECKING:
@@ -38,7 +40,7 @@ def why_fed(
     if slot.shadow is not None:
         everyone = [worker for members, _ in groups for worker in members]
         shadow = slot.compare(everyone, facts, prefill)
-    n_places = int(fed.waiting.places.sum())
+    n_places = int(np.count_nonzero(fed.waiting.places))
     return (
         Choice(prefill.spec.url, QUEUE, "", n_places, prefill.n_leases, shadow),
         Queued(fed.waited_s, fed.wait_ahead_s, fed.n_uncached, fed.expected_s),

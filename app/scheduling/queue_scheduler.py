@@ -26,6 +26,7 @@ from app.scheduling.queue_parts import (
 from app.scheduling.queue_reason import why_fed
 from app.scheduling.queue_view import QueueView
 from app.scheduling.scheduler import Outcome
+from app.scheduling.unplaced import Unplaced
 from app.scheduling.wait_queue import Waiting
 from app.workers.worker import Role
 
@@ -47,8 +48,6 @@ if TYPE_CHECKING:
 _TICKS_A_POLL = 5
 """While requests wait the ranks are looked at this often: engines start work between two words."""
 _STALE_POLLS = 10
-N_PLACES = 192
-"""Prefill ranks that the index tells apart: 36 bytes a block. Those beyond are bound early."""
 
 
 class QueueScheduler:
@@ -74,11 +73,12 @@ class QueueScheduler:
         self._early = early
         self._now_s = now_s
         self._limits = limits if limits is not None else QueueLimits()
-        index = PrefixIndex(self._limits.index_bytes, N_PLACES)
+        index = PrefixIndex(self._limits.index_bytes, self._limits.n_places)
         self._feeder = Feeder(index, BLOCK_TOKENS)
         self._places = Places(
             self._feeder, index.n_places, BLOCK_TOKENS, self._limits.poll_s * _STALE_POLLS
         )
+        self._unplaced = Unplaced()
         self._room = DecodeRoom()
         self.view = QueueView(self._feeder, self._places, now_s)
         self._tick: asyncio.TimerHandle | None = None
@@ -99,11 +99,11 @@ class QueueScheduler:
         """
         groups = self._early.usable_groups(ask)
         now_s = self._now_s()
-        places = self._mask(groups)
-        if not places.any():
-            # More ranks than there are places: bound early.
+        found = self._places.find_all(groups)
+        places = found.mask
+        if found.unplaced_share and (early := self._unplaced.ask(ask, found)) is not None:
             self.view.n_early += 1
-            return await self._early.ask(ask)
+            return await self._early.ask(early)
         if self.n_waiting >= self._limits.n_waiting:
             raise queue_full(self.n_waiting)
         answer: asyncio.Future[Grant] = asyncio.get_running_loop().create_future()
@@ -231,11 +231,6 @@ class QueueScheduler:
         self._tick = None
         self._pump()
 
-    def _mask(self, groups: Sequence[UsableGroup]) -> NDArray[np.bool_]:
-        if len(groups) == 1:
-            return self._places.mask(groups[0][0])
-        return self._places.mask([worker for prefills, _ in groups for worker in prefills])
-
     def _groups(self, wish: Wish) -> list[UsableGroup]:
         return self._early.usable_groups(wish.ask) if wish.groups is None else wish.groups
 
@@ -256,7 +251,9 @@ class QueueScheduler:
         n_tokens = n_kv_tokens(wish.ask.facts)
         try:
             groups = self._groups(wish)
-            decodes = next((partners for members, partners in groups if prefill in members), None)
+            decodes = next(
+                (found for members, found in groups if self._places.has(members, fed.place)), None
+            )
             if decodes is None:
                 raise NoPairAvailable(
                     "No decode worker fits the prefill worker any more.", retry_after_s=1
@@ -280,7 +277,7 @@ class QueueScheduler:
             self._places.drop(worker.id)
         elif event == "flushed":
             self._places.flush(worker.id)
-        self._places.forget_masks()
+        self._places.look_again()
         if self.n_waiting:
             self._look_again()
             self._pump()
@@ -296,5 +293,4 @@ class QueueScheduler:
                 self._leave(waiting)
                 wish.answer.set_exception(error)
                 continue
-            places = self._mask(groups)
-            self._feeder.set_places(waiting, places, now_s)
+            self._feeder.set_places(waiting, self._places.find_all(groups).mask, now_s)

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from app.scheduling.feeder import Feeder
     from app.scheduling.places import Places
     from app.scheduling.queue_parts import RankState
+    from app.workers.worker import Worker
 
 
 class QueueView:
@@ -38,6 +39,10 @@ class QueueView:
     def rank_states(self) -> list[RankState]:
         """What is believed of each prefill rank that has a place."""
         return self._places.states(self._now_s())
+
+    def has_place(self, worker: Worker) -> bool:
+        """Whether the queue feeds a worker; one without a place gets its share past it."""
+        return self._places.knows(worker)
 
     def n_starved(self) -> int:
         """Ranks that have started all they were sent while their window keeps a request back."""

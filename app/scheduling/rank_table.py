@@ -11,9 +11,9 @@ if TYPE_CHECKING:
 
     from app.scheduling.rank_ledger import RankLedger
 
-_N_ROWS, _RATE, _LEAD = 9, 5, 8
-"""Of a rank: waiting tokens and when they were told, credit, backlog and since when, rate, window,
-until when its word counts, lead."""
+_N_ROWS, _RATE, _LEAD = 7, 4, 6
+"""Of a rank: when it will have started what waits there and when it will have finished all, if it
+works on; credit and window, as seconds of its work; rate; until when its word counts; lead."""
 
 
 class RankTable:
@@ -44,14 +44,13 @@ class RankTable:
             (0.0, 0.0) if snapshot is None else (snapshot.n_waiting_tokens, snapshot.asked_s)
         )
         backlog, backlog_s = ledger.backlog
+        rate = ledger.rate_tokens_per_s
         self._rows[:, place] = (
-            waiting,
-            told_s,
-            ledger.credit_tokens,
-            backlog,
-            backlog_s,
-            ledger.rate_tokens_per_s,
-            ledger.window_tokens,
+            told_s + waiting / rate,
+            backlog_s + backlog / rate,
+            ledger.credit_tokens / rate,
+            ledger.window_tokens / rate,
+            rate,
             ledger.fresh_until_s,
             ledger.lead_s,
         )
@@ -67,11 +66,10 @@ class RankTable:
         self, now_s: float, usable: NDArray[np.bool_]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
         """By place: seconds of wait (infinite if unusable), tokens a second, can it be fed."""
-        waiting, told_s, credit, backlog, backlog_s, rate, window, fresh_until_s, _ = self._rows
+        started_s, finished_s, credit_s, window_s, rate, fresh_until_s, _ = self._rows
         is_usable = self._is_open & usable
-        unstarted = np.maximum(0.0, waiting - (now_s - told_s) * rate) + credit
-        tokens = np.maximum(unstarted, backlog - (now_s - backlog_s) * rate)
-        wait_s = np.where(is_usable, tokens / rate, np.inf)
+        unstarted_s = np.maximum(started_s - now_s, 0.0) + credit_s
+        wait_s = np.where(is_usable, np.maximum(unstarted_s, finished_s - now_s), np.inf)
         # Without a word of the engine nothing can be held back for it: bound early.
-        is_hungry = is_usable & ((now_s > fresh_until_s) | (unstarted < window))
+        is_hungry = is_usable & ((fresh_until_s < now_s) | (unstarted_s < window_s))
         return wait_s, rate, is_hungry

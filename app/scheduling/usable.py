@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeAlias
 
+from app.workers.breaker import NOT_CLOSED
+from app.workers.worker import Worker
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from app.scheduling.pairing import PairGroup
-    from app.workers.worker import Worker
 
-UsableGroup: TypeAlias = "tuple[list[Worker], list[Worker]]"
+UsableGroup: TypeAlias = "tuple[Sequence[Worker], Sequence[Worker]]"
 """Prefill workers and decode workers that fit each other; neither is empty."""
 
 
@@ -28,23 +30,31 @@ def usable_groups(
     return found
 
 
-def usable(workers: Sequence[Worker], excluded: frozenset[str], now_s: float) -> list[Worker]:
+def usable(workers: Sequence[Worker], excluded: frozenset[str], now_s: float) -> Sequence[Worker]:
     """Return the workers that may be used now; full ones only if there is no other.
 
     Args:
-        workers: Ready ones.
+        workers: Ready ones; they themselves are returned when all of them may be used, so that
+            what was worked out for them can be found again.
         excluded: Ids of those that are left out.
         now_s: The time of the breakers' clock.
     """
-    if not excluded:
-        # Nearly always all of them; a fleet of a hundred is gone through twice a request.
-        found = [w for w in workers if w.breaker.is_closed and w.capacity_until_s <= now_s]
-        if len(found) == len(workers):
-            return found
-    found = []
+    if not excluded and nobody_is_troubled(now_s):
+        return workers
+    found: list[Worker] = []
     full: list[Worker] = []
     for worker in workers:
         breaker = worker.breaker
         if (breaker.is_closed or breaker.allows(now_s)) and worker.id not in excluded:
             (full if worker.capacity_until_s > now_s else found).append(worker)
+    if len(found) == len(workers):
+        return workers
     return found or full
+
+
+def nobody_is_troubled(now_s: float) -> bool:
+    """Whether no worker of this process has a breaker that is not closed, or is full.
+
+    So it is nearly always, and a fleet of a thousand need not be gone through for a request.
+    """
+    return not NOT_CLOSED and Worker.latest_full_s <= now_s

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from typing import TYPE_CHECKING, Literal
+from weakref import WeakSet
 
 if TYPE_CHECKING:
     from app.clock import Clock
@@ -13,6 +14,10 @@ BreakerState = Literal["closed", "open", "half_open"]
 
 TRIAL_PLACE_S = 10.0
 """So long a trial without an outcome keeps others out; it may be a stream of an hour."""
+
+
+NOT_CLOSED: WeakSet[Breaker] = WeakSet()
+"""Those of this process. Empty nearly always: then no fleet has to be gone through for them."""
 
 
 class Trial:
@@ -60,6 +65,7 @@ class Breaker:
     """
 
     __slots__ = (
+        "__weakref__",
         "_failure_share",
         "_failures",
         "_is_disabled",
@@ -191,10 +197,12 @@ class Breaker:
     def reset(self) -> None:
         """Close it and forget everything, as for a worker that was started anew."""
         self.is_closed = True
+        NOT_CLOSED.discard(self)
         self._forget()
 
     def _open(self, now_s: float) -> None:
         self.is_closed = False
+        NOT_CLOSED.add(self)
         self._opened_s = now_s
         self._forget()
 

@@ -6,7 +6,7 @@ import time
 import uuid
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from app.workers.breaker import Breaker
 from app.workers.probe_rules import NO_OVERRIDES, ProbeOverrides, ProbeRecord
@@ -168,6 +168,9 @@ class Worker:
         "state_since_s",
     )
 
+    latest_full_s: ClassVar[float] = 0.0
+    """Until then some worker of this process may be full; after it none has to be looked at."""
+
     def __init__(
         self, spec: WorkerSpec, breaker: Breaker | None = None, now_s: Clock = time.monotonic
     ) -> None:
@@ -251,3 +254,4 @@ class Worker:
     def back_off(self, until_s: float) -> None:
         """Use it last until then; an earlier, longer back-off stays."""
         self.capacity_until_s = max(self.capacity_until_s, until_s)
+        Worker.latest_full_s = max(Worker.latest_full_s, until_s)
