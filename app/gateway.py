@@ -116,6 +116,7 @@ def build_gateway(
         control_timeout_s=settings.health_check_timeout_secs,
         ssl_context=tls.http,
         grpc_tls=tls.grpc,
+        grpc_client=settings.grpc_client,
         on_info=registry.set_info,
         now_s=now_s,
     )

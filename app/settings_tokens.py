@@ -97,12 +97,22 @@ class TokenSettings(BaseSettings):
         ),
     ] = Field(30.0, gt=0, le=86_400)
 
+    grpc_client: Annotated[
+        Literal["own", "grpcio"],
+        Knob(
+            _TOKENS,
+            "What speaks to grpc:// workers: the gateway's own HTTP/2 client, or grpcio, which "
+            "takes several times the CPU",
+            metavar="own|grpcio",
+        ),
+    ] = "own"
+
     ca_cert_path: Annotated[
         str | None,
         Knob(
             _SECURITY,
             "Certificates (PEM) that https:// and grpcs:// workers are checked by; unset: the "
-            "system's for https, those that come with gRPC for grpcs",
+            "system's, or those that come with grpcio where that is the client of grpcs workers",
             metavar="FILE",
             aliases=("--ca-cert-paths",),
         ),

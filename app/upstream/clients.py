@@ -5,7 +5,7 @@ from __future__ import annotations
 import ssl
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from app.clock import Clock
 from app.upstream.grpc_tls import GrpcTls
@@ -28,6 +28,7 @@ class WorkerClients:
         control_timeout_s: Longest time for one control call.
         ssl_context: For ``https`` workers; the system's default verification if left out.
         grpc_tls: For ``grpcs`` workers.
+        grpc_client: What speaks to vLLM workers.
         on_info: See :class:`app.upstream.vllm_worker.VllmWorker`.
         now_s: Clock of the pools.
     """
@@ -41,6 +42,7 @@ class WorkerClients:
         control_timeout_s: float = 5.0,
         ssl_context: ssl.SSLContext | None = None,
         grpc_tls: GrpcTls | None = None,
+        grpc_client: Literal["own", "grpcio"] = "own",
         on_info: Callable[[Worker, WorkerInfo], None] | None = None,
         now_s: Clock = time.monotonic,
     ) -> None:
@@ -50,6 +52,7 @@ class WorkerClients:
         self._control_timeout_s = control_timeout_s
         self._ssl_context = ssl_context
         self._grpc_tls = grpc_tls
+        self._grpc_client = grpc_client
         self._on_info = on_info
         self._now_s = now_s
         self._clients: dict[str, SglangWorkerClient] = {}
@@ -72,6 +75,7 @@ class WorkerClients:
 
             client = VllmWorker(
                 worker,
+                client=self._grpc_client,
                 tls=self._grpc_tls,
                 connect_timeout_s=self._connect_timeout_s,
                 control_timeout_s=self._control_timeout_s,

@@ -23,6 +23,10 @@ class UpstreamError(Exception):
     """A failure between the gateway and a worker; the text is one sentence."""
 
 
+class CallCancelled(Exception):
+    """A gRPC call was ended by this side; whoever ended it knows why."""
+
+
 class ConnectFailed(UpstreamError):
     """No connection could be had. Not one byte of the request was sent."""
 

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import AsyncGenerator
-
-import grpc.aio
+from contextlib import aclosing
 
 from app.upstream.generated import common_pb2
 from app.upstream.sglang_worker import WorkerRefused
-from app.upstream.vllm_channel import VllmChannel
-from app.upstream.vllm_control import control_failure, readable
+from app.upstream.vllm_channel import GET_TOKENIZER, Metadata, VllmChannel
 
 BUNDLE_TIMEOUT_S = 120.0
 MAX_BUNDLE_BYTES = 200 * 1024 * 1024
@@ -19,7 +17,7 @@ MAX_BUNDLE_BYTES = 200 * 1024 * 1024
 
 async def read_bundle(
     channel: VllmChannel,
-    metadata: tuple[tuple[str, str], ...] = (),
+    metadata: Metadata = (),
     *,
     timeout_s: float = BUNDLE_TIMEOUT_S,
     max_bytes: int = MAX_BUNDLE_BYTES,
@@ -34,23 +32,15 @@ async def read_bundle(
             tokenizer is a name on a hub answers INTERNAL, one without a tokenizer
             FAILED_PRECONDITION.
     """
-    channel.check()
-    call = channel.engine.GetTokenizer(
-        common_pb2.GetTokenizerRequest(), timeout=timeout_s, metadata=metadata
-    )
+    request = common_pb2.GetTokenizerRequest()
     digest, n_bytes, claimed = hashlib.sha256(), 0, ""
-    try:
-        async for message in call:
-            chunk = readable(message)
+    async with aclosing(channel.stream(GET_TOKENIZER, request, timeout_s, metadata)) as chunks:
+        async for chunk in chunks:
             n_bytes += len(chunk.data)
             if n_bytes > max_bytes:
                 raise WorkerRefused(f"The tokenizer files are over {max_bytes} bytes.")
             digest.update(chunk.data)
             claimed = chunk.sha256
             yield chunk.data
-    except grpc.aio.AioRpcError as exc:
-        raise control_failure(channel, exc, timeout_s) from None
-    finally:
-        call.cancel()
     if not n_bytes or claimed.lower() != digest.hexdigest():
         raise WorkerRefused("The tokenizer files came incomplete: their digest is wrong.")

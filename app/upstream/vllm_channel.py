@@ -1,136 +1,162 @@
-"""One gRPC channel to one worker."""
+"""What the gateway needs of a gRPC client; two of them offer it.
+
+:class:`app.upstream.grpc_channel.GrpcChannel` is our own,
+:class:`app.upstream.grpcio_channel.GrpcioChannel` is made of grpcio.
+"""
 
 from __future__ import annotations
 
-from typing import Any, Final
-from urllib.parse import urlsplit
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Generic, Literal, Protocol, TypeVar
 
-import grpc
-import grpc.aio
-
-from app.upstream.failures import BrokenResponse, UpstreamError, removal
+from app.upstream.generated import common_pb2, health_pb2
 from app.upstream.generated import vllm_engine_pb2 as pb
-from app.upstream.generated.health_pb2_grpc import HealthStub
-from app.upstream.generated.vllm_engine_pb2_grpc import VllmEngineStub
-from app.upstream.grpc_tls import GrpcTls
-from app.upstream.vllm_status import failure_of
+
+if TYPE_CHECKING:
+    from google.protobuf.message import Message
+
+    from app.upstream.grpc_tls import GrpcTls
+
+GrpcClient = Literal["own", "grpcio"]
+Metadata = tuple[tuple[str, str], ...]
+Answer = TypeVar("Answer", bound="Message")
+
+SERVICE = "vllm.grpc.engine.VllmEngine"
+"""The engine's service; under this name the standard health service tells readiness."""
 
 MAX_MESSAGE_BYTES = 256 * 1024 * 1024
 """A worker may send no longer one. The longest that engines send are prompt logprobs: some 25 MB
 for 128k tokens with 20 of them each."""
 
-_GENERATE = "/vllm.grpc.engine.VllmEngine/Generate"
 
-# The engine's server allows a ping every 10 s, with no call open too. A peer that went without a
-# word is found within 20 s; until then every call would go to it. Without a limit for every ping
-# it took 60 s: a bandwidth probe was on its way, and the keepalive waits for that one's answer.
-# Windows follow the measured bandwidth, so that a worker cannot run far ahead of a slow client.
-OPTIONS: Final[tuple[tuple[str, Any], ...]] = (
-    ("grpc.keepalive_time_ms", 10_000),
-    ("grpc.keepalive_timeout_ms", 10_000),
-    ("grpc.http2.ping_timeout_ms", 10_000),
-    ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.http2.max_pings_without_data", 0),
-    ("grpc.http2.bdp_probe", 1),
-    ("grpc.max_send_message_length", -1),
-    # A restarted worker is found again at once; by default the wait grows to two minutes.
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 1_000),
-    # Workers are reached directly, as over HTTP: no proxy, no settings from DNS.
-    ("grpc.enable_http_proxy", 0),
-    ("grpc.service_config_disable_resolution", 1),
-    # By default channels with equal settings share connections, also after one is closed.
-    ("grpc.use_local_subchannel_pool", 1),
-)
+@dataclass(frozen=True, slots=True)
+class Method(Generic[Answer]):
+    """A method of a worker.
 
-
-class VllmChannel:
-    """The channel, its stubs, and what is known of its connection.
-
-    It must be made and used in one event loop, and closed by whoever made it.
-
-    Args:
-        url: ``grpc://host:port`` or ``grpcs://host:port``.
-        tls: For ``grpcs``.
-        connect_timeout_s: For name lookup, TCP and TLS of one attempt.
-        max_message_bytes: Longest message of the worker that is taken.
-
-    Raises:
-        ValueError: Another scheme.
+    Attributes:
+        path: ``/service/name``.
+        answer: What its messages are.
     """
 
-    def __init__(
-        self,
-        url: str,
-        *,
-        tls: GrpcTls | None = None,
-        connect_timeout_s: float = 10.0,
-        max_message_bytes: int = MAX_MESSAGE_BYTES,
-    ) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in ("grpc", "grpcs"):
-            raise ValueError(f"{url} is no vLLM worker: its scheme is not grpc(s).")
-        is_secure = parts.scheme == "grpcs"
-        host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
-        target = f"dns:///{host}:{parts.port or (443 if is_secure else 80)}"
-        options = (
-            *OPTIONS,
-            ("grpc.min_reconnect_backoff_ms", int(connect_timeout_s * 1000)),
-            ("grpc.max_receive_message_length", max_message_bytes),
-        )
-        if is_secure:
-            tls = tls or GrpcTls()
-            credentials = grpc.ssl_channel_credentials(tls.ca, tls.key, tls.certificate)
-            self.channel = grpc.aio.secure_channel(target, credentials, options)
-        else:
-            self.channel = grpc.aio.insecure_channel(target, options)
-        self.engine = VllmEngineStub(self.channel)
-        self.health = HealthStub(self.channel)
-        # The same bytes as a call of the stub, but the request is written in a step of its own:
-        # how far a failed call got is then known and not guessed from an error text.
-        self.generate = self.channel.stream_stream(
-            _GENERATE,
-            request_serializer=pb.GenerateRequest.SerializeToString,
-            response_deserializer=pb.GenerateResponse.FromString,
-        )
-        self._is_closed = False
-        self._was_connected = False
-        self.n_losses = 0
-        """How often a connection that was there was seen to be gone."""
+    path: str
+    answer: type[Answer]
+
+
+GENERATE = Method(f"/{SERVICE}/Generate", pb.GenerateResponse)
+ABORT = Method(f"/{SERVICE}/Abort", pb.AbortResponse)
+HEALTH_CHECK = Method(f"/{SERVICE}/HealthCheck", pb.HealthCheckResponse)
+GET_MODEL_INFO = Method(f"/{SERVICE}/GetModelInfo", pb.GetModelInfoResponse)
+GET_SERVER_INFO = Method(f"/{SERVICE}/GetServerInfo", pb.GetServerInfoResponse)
+GET_LOADS = Method(f"/{SERVICE}/GetLoads", pb.GetLoadsResponse)
+GET_TOKENIZER = Method(f"/{SERVICE}/GetTokenizer", common_pb2.GetTokenizerChunk)
+FLUSH_CACHE = Method(f"/{SERVICE}/FlushCache", common_pb2.FlushCacheResponse)
+CHECK = Method("/grpc.health.v1.Health/Check", health_pb2.HealthCheckResponse)
+
+
+class Rpc(Protocol):
+    """One Generate call on the wire.
+
+    Every method but ``cancel`` raises ``CallCancelled`` once :meth:`cancel` was called.
+    """
 
     @property
-    def is_connected(self) -> bool:
-        """The connection is up, as far as this side knows."""
-        return self.channel.get_state() is grpc.ChannelConnectivity.READY
+    def was_sent(self) -> bool:
+        """A byte of the request may have reached the engine."""
 
-    def check(self) -> None:
-        """To be called before every call: grpcio has an error of its own for a closed channel.
+    async def connect(self, timeout_s: float | None) -> None:
+        """Make sure that there is a connection for it.
 
         Raises:
-            ConnectFailed: It was closed.
+            ConnectFailed, ConnectTimeout: There is none. Nothing was sent.
         """
-        if self._is_closed:
-            raise removal(was_sent=False)
+
+    async def send(self, request: pb.GenerateRequest) -> None:
+        """Write the request. A call that ends meanwhile tells so when it is read.
+
+        Raises:
+            UpstreamError: It could not be written.
+        """
+
+    async def read(self) -> Sequence[pb.GenerateResponse]:
+        """Return the messages that are there, once there is one; none at the proper end.
+
+        Raises:
+            UpstreamError: The call failed.
+        """
+
+    def cancel(self) -> None:
+        """End it; one that is over stays as it is."""
+
+
+class VllmChannel(Protocol):
+    """The connection to one worker.
+
+    It must be made and used in one event loop, and closed by whoever made it.
+    """
+
+    @property
+    def n_losses(self) -> int:
+        """How often a connection that was there was seen to be gone."""
+
+    def check(self) -> None:
+        """To be called before every call.
+
+        Raises:
+            ConnectFailed: The channel was closed.
+        """
 
     def look(self) -> None:
-        """Take note of the connection's state; to be called before and after every call.
+        """Take note of a lost connection; to be called before and after every call."""
 
-        A lost connection is only made anew by a call, so none is missed.
+    def generate(self, metadata: Metadata) -> Rpc:
+        """Make a Generate call, which begins when it is connected."""
+
+    async def ask(
+        self,
+        method: Method[Answer],
+        request: Message,
+        timeout_s: float,
+        metadata: Metadata,
+    ) -> Answer:
+        """Call and wait for the one answer; connecting counts in ``timeout_s``.
+
+        Raises:
+            ConnectFailed: Nobody there, or the connection was lost.
+            SilenceTimeout: No answer in time.
+            BrokenResponse: The answer cannot be read.
+            RpcFailed: An error status.
         """
-        is_connected = self.is_connected
-        if self._was_connected and not is_connected:
-            self.n_losses += 1
-        self._was_connected = is_connected
 
-    def failure(self, exc: grpc.aio.AioRpcError) -> UpstreamError:
-        """Say what a failed call was, and take note if the connection broke under it."""
-        failed = failure_of(exc, is_connected=self.is_connected)
-        if isinstance(failed, BrokenResponse) and self._was_connected:
-            self.n_losses += 1
-            self._was_connected = False
-        return failed
+    def stream(
+        self,
+        method: Method[Answer],
+        request: Message,
+        timeout_s: float,
+        metadata: Metadata,
+    ) -> AsyncGenerator[Answer, None]:
+        """Call and yield the answers. Raises as ``ask`` does; ``timeout_s`` is for all of them."""
 
     async def aclose(self) -> None:
         """Close the connection; calls that still run are cancelled."""
-        self._is_closed = True
-        await self.channel.close()
+
+
+def open_channel(
+    url: str, client: GrpcClient, *, tls: GrpcTls | None, connect_timeout_s: float
+) -> VllmChannel:
+    """Make a channel of one of the two clients; see there for what it raises.
+
+    Args:
+        url: ``grpc://host:port`` or ``grpcs://host:port``.
+        client: Which client.
+        tls: For ``grpcs``.
+        connect_timeout_s: For name lookup, TCP and TLS of one attempt.
+    """
+    if client == "grpcio":
+        # It takes 10 MB that a gateway with the own client never needs.
+        from app.upstream.grpcio_channel import GrpcioChannel  # noqa: PLC0415
+
+        return GrpcioChannel(url, tls=tls, connect_timeout_s=connect_timeout_s)
+    from app.upstream.grpc_channel import GrpcChannel  # noqa: PLC0415
+
+    return GrpcChannel(url, tls=tls, connect_timeout_s=connect_timeout_s)

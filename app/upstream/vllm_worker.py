@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
-from typing import Any, TypeVar
-
-import grpc.aio
+from typing import TYPE_CHECKING, Any
 
 from app.protocol.engine import EngineRequest
+from app.upstream import vllm_channel as rpcs
 from app.upstream import vllm_ending
 from app.upstream.failures import (
     ConnectFailed,
@@ -23,8 +22,7 @@ from app.upstream.grpc_tls import GrpcTls
 from app.upstream.sglang_worker import ABORT_TIMEOUT_S, WorkerRefused
 from app.upstream.vllm_bundle import read_bundle
 from app.upstream.vllm_call import VllmCall
-from app.upstream.vllm_channel import VllmChannel
-from app.upstream.vllm_control import ask
+from app.upstream.vllm_channel import SERVICE, Answer, GrpcClient, Metadata, Method, open_channel
 from app.upstream.vllm_info import as_dict, conflict, same_engine, worker_info
 from app.upstream.vllm_messages import to_wire
 from app.upstream.vllm_open_calls import OpenCalls
@@ -32,10 +30,9 @@ from app.workers.probe_rules import ProbeResult
 from app.workers.states import State
 from app.workers.worker import Worker, WorkerInfo, rank_conflict
 
-SERVICE = "vllm.grpc.engine.VllmEngine"
-"""Under this name the standard health service tells readiness."""
+if TYPE_CHECKING:
+    from google.protobuf.message import Message
 
-_Answer = TypeVar("_Answer")
 _NOT_OFFERED = frozenset({"UNIMPLEMENTED", "NOT_FOUND"})
 
 
@@ -47,6 +44,7 @@ class VllmWorker:
 
     Args:
         worker: The worker; its key is read anew for every call.
+        client: Which gRPC client it is asked by.
         tls: For ``grpcs``.
         connect_timeout_s: For name lookup, TCP and TLS together.
         control_timeout_s: Longest time for one control call.
@@ -64,6 +62,7 @@ class VllmWorker:
         self,
         worker: Worker,
         *,
+        client: GrpcClient = "own",
         tls: GrpcTls | None = None,
         connect_timeout_s: float = 10.0,
         control_timeout_s: float = 5.0,
@@ -73,7 +72,9 @@ class VllmWorker:
         self._connect_timeout_s = connect_timeout_s
         self._control_timeout_s = control_timeout_s
         self._on_info = on_info
-        self._channel = VllmChannel(worker.spec.url, tls=tls, connect_timeout_s=connect_timeout_s)
+        self._channel = open_channel(
+            worker.spec.url, client, tls=tls, connect_timeout_s=connect_timeout_s
+        )
         self.running = OpenCalls()
         self._info: WorkerInfo | None = None
         self._n_losses_known = 0
@@ -131,9 +132,7 @@ class VllmWorker:
             How many ids the worker took; 0 if it could not be asked.
         """
         try:
-            await self._ask(
-                self._channel.engine.Abort, pb.AbortRequest(request_ids=ids), ABORT_TIMEOUT_S
-            )
+            await self._ask(rpcs.ABORT, pb.AbortRequest(request_ids=ids), ABORT_TIMEOUT_S)
         except UpstreamError:
             # Counted by not being counted: the caller sees the number that worked.
             return 0
@@ -164,11 +163,10 @@ class VllmWorker:
         Raises:
             UpstreamError: It could not be asked.
         """
-        engine = self._channel.engine
-        model = await self._ask(engine.GetModelInfo, pb.GetModelInfoRequest())
-        server = await self._ask(engine.GetServerInfo, pb.GetServerInfoRequest())
+        model = await self._ask(rpcs.GET_MODEL_INFO, pb.GetModelInfoRequest())
+        server = await self._ask(rpcs.GET_SERVER_INFO, pb.GetServerInfoRequest())
         try:
-            loads = await self._ask(engine.GetLoads, pb.GetLoadsRequest())
+            loads = await self._ask(rpcs.GET_LOADS, pb.GetLoadsRequest())
         except RpcFailed:
             loads = pb.GetLoadsResponse()
         return worker_info(model, server, loads)
@@ -208,12 +206,12 @@ class VllmWorker:
 
     async def server_info(self) -> dict[str, Any]:
         """Return GetServerInfo under its own field names."""
-        answer = await self._ask(self._channel.engine.GetServerInfo, pb.GetServerInfoRequest())
+        answer = await self._ask(rpcs.GET_SERVER_INFO, pb.GetServerInfoRequest())
         return as_dict(answer)
 
     async def model_info(self) -> dict[str, Any]:
         """Return GetModelInfo under its own field names."""
-        answer = await self._ask(self._channel.engine.GetModelInfo, pb.GetModelInfoRequest())
+        answer = await self._ask(rpcs.GET_MODEL_INFO, pb.GetModelInfoRequest())
         return as_dict(answer)
 
     async def loads(self) -> dict[str, Any]:
@@ -221,7 +219,7 @@ class VllmWorker:
 
         The members of ``loads`` have the names that SGLang's ``/v1/loads`` uses.
         """
-        answer = await self._ask(self._channel.engine.GetLoads, pb.GetLoadsRequest())
+        answer = await self._ask(rpcs.GET_LOADS, pb.GetLoadsRequest())
         return as_dict(answer, is_full=True)
 
     async def flush_cache(self) -> None:
@@ -232,7 +230,7 @@ class VllmWorker:
             UpstreamError: It could not be asked.
         """
         order = common_pb2.FlushCacheRequest(timeout_s=self._control_timeout_s)
-        answer = await self._ask(self._channel.engine.FlushCache, order)
+        answer = await self._ask(rpcs.FLUSH_CACHE, order)
         if not answer.success:
             raise WorkerRefused(answer.message or "The worker did not flush its cache.")
 
@@ -243,7 +241,7 @@ class VllmWorker:
     async def _readiness(self) -> ProbeResult:
         check = health_pb2.HealthCheckRequest(service=SERVICE)
         try:
-            ready = await self._ask(self._channel.health.Check, check)
+            ready = await self._ask(rpcs.CHECK, check)
         except RpcFailed as exc:
             if exc.status not in _NOT_OFFERED:
                 raise
@@ -253,20 +251,20 @@ class VllmWorker:
             return ProbeResult(
                 False, "The worker is not ready: it warms up, shuts down or its engine failed."
             )
-        alive = await self._ask(self._channel.engine.HealthCheck, pb.HealthCheckRequest())
+        alive = await self._ask(rpcs.HEALTH_CHECK, pb.HealthCheckRequest())
         return ProbeResult(alive.healthy, "" if alive.healthy else alive.message or "Not healthy.")
 
     async def _ask(
         self,
-        rpc: Callable[..., grpc.aio.UnaryUnaryCall[Any, _Answer]],
-        request: object,
+        method: Method[Answer],
+        request: Message,
         timeout_s: float | None = None,
-    ) -> _Answer:
+    ) -> Answer:
         if self._worker.state is State.GONE:
             raise removal(was_sent=False)
         limit_s = self._control_timeout_s if timeout_s is None else timeout_s
-        return await ask(self._channel, rpc, request, limit_s, self._metadata())
+        return await self._channel.ask(method, request, limit_s, self._metadata())
 
-    def _metadata(self) -> tuple[tuple[str, str], ...]:
+    def _metadata(self) -> Metadata:
         key = self._worker.spec.api_key
         return () if key is None else (("authorization", f"Bearer {key}"),)

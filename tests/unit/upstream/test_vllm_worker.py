@@ -23,8 +23,9 @@ from app.upstream.failures import BrokenResponse, ConnectFailed, RpcFailed, Sile
 from app.upstream.grpc_tls import GrpcTls
 from app.upstream.sglang_worker import WorkerRefused
 from app.upstream.vllm_bundle import read_bundle
-from app.upstream.vllm_channel import VllmChannel
-from app.upstream.vllm_worker import SERVICE, VllmWorker
+from app.upstream.grpc_channel import GrpcChannel as VllmChannel
+from app.upstream.vllm_channel import SERVICE
+from app.upstream.vllm_worker import VllmWorker
 from app.workers.worker import Role, Worker, WorkerInfo, WorkerSpec
 
 
