@@ -33,7 +33,6 @@ _OF_HTTP: Mapping[int, str] = MappingProxyType(
 )
 _OF_RESET: Mapping[int, str] = MappingProxyType(
     {
-        Code.REFUSED_STREAM: "UNAVAILABLE",
         Code.CANCEL: "CANCELLED",
         Code.ENHANCE_YOUR_CALM: "RESOURCE_EXHAUSTED",
         Code.INADEQUATE_SECURITY: "PERMISSION_DENIED",
@@ -82,7 +81,7 @@ def ending(trailers: Headers) -> UpstreamError | None:
 
 
 def after_reset(code: int) -> UpstreamError:
-    """Return the failure of a call whose stream was reset by the worker."""
+    """Return the failure of a call whose stream the worker reset after it took it."""
     name = _OF_RESET.get(code, "INTERNAL")
     return rpc_failed(name, f"Received RST_STREAM with error code {code}")
 

@@ -245,7 +245,12 @@ class H2Connection(FrameReader, FrameSender):
         if stream is not None:
             stream.is_refused = code == Code.REFUSED_STREAM
             stream.has_sent_all = True
-            self._end(stream, grpc_ending.after_reset(code))
+            self._end(
+                stream,
+                ConnectFailed("The worker refused the call unread.")
+                if stream.is_refused
+                else grpc_ending.after_reset(code),
+            )
 
     def _on_goaway(self, last_id: int, code: int, text: bytes) -> None:
         """No new calls; what the peer had before goes on to its end (section 6.8)."""
@@ -255,7 +260,9 @@ class H2Connection(FrameReader, FrameSender):
         self.retire()
         for stream in [s for s in self.streams.values() if s.id > last_id]:
             stream.is_refused = stream.has_sent_all = True
-            self._end(stream, ConnectFailed("The worker closes the connection, unread."))
+            self._end(
+                stream, ConnectFailed("The worker closes the connection, and left the call unread.")
+            )
         self._close_if_done()
 
     # ---- ends

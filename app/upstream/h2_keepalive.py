@@ -41,13 +41,14 @@ class Keepalive:
         self._ping = ping
         self._give_up = give_up
         self._pinged_s: float | None = None
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None
+        self._due_s = 0.0
         self.heard_s = self._loop.time()
 
     def start(self) -> None:
         """Begins to watch."""
         self.heard_s = self._loop.time()
-        self._timer = self._loop.call_at(self.heard_s + self._every_s, self._look)
+        self._look_at(self.heard_s + self._every_s)
 
     def stop(self) -> None:
         """Ends the watch, and lets the connection go."""
@@ -56,26 +57,29 @@ class Keepalive:
             self._timer = None
         self._ping = self._give_up = _nothing
 
+    def _look_at(self, due_s: float) -> None:
+        # uvloop's handle of a time that is (nearly) now does not tell its time.
+        self._due_s = due_s
+        self._timer = self._loop.call_at(due_s, self._look)
+
     def _look(self) -> None:
-        now_s, timer = self._loop.time(), self._timer
-        if timer is not None and now_s - timer.when() > _LATE_S:
+        now_s = self._loop.time()
+        if now_s - self._due_s > _LATE_S:
             # This process was held up: what came meanwhile is read before the peer is judged.
-            self._timer = self._loop.call_at(now_s + _LATE_S / 2, self._look)
+            self._look_at(now_s + _LATE_S / 2)
             return
         if self._pinged_s is not None and self.heard_s >= self._pinged_s:
             self._pinged_s = None
-        if self._pinged_s is None and now_s - self.heard_s >= self._every_s:
+        if self._pinged_s is None and now_s >= self.heard_s + self._every_s:
             self._pinged_s = now_s
             self._ping()
         if self._pinged_s is None:
-            due_s = self.heard_s + self._every_s
-        elif now_s - self._pinged_s < self._timeout_s:
-            due_s = self._pinged_s + self._timeout_s
+            self._look_at(self.heard_s + self._every_s)
+        elif now_s < self._pinged_s + self._timeout_s:
+            self._look_at(self._pinged_s + self._timeout_s)
         else:
             self._timer = None
             self._give_up()
-            return
-        self._timer = self._loop.call_at(due_s, self._look)
 
 
 def _nothing() -> None:

@@ -14,13 +14,14 @@ class SilenceClock:
     reader does not make the worker look silent.
     """
 
-    __slots__ = ("_due_s", "_loop", "_on_silence", "_timer", "has_struck")
+    __slots__ = ("_due_s", "_loop", "_on_silence", "_timer", "_timer_s", "has_struck")
 
     def __init__(self, on_silence: Callable[[], object]) -> None:
         self.has_struck = False
         self._on_silence = on_silence
         self._loop = asyncio.get_running_loop()
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None
+        self._timer_s = 0.0
         self._due_s: float | None = None
 
     def start(self, limit_s: float | None) -> None:
@@ -31,10 +32,10 @@ class SilenceClock:
         due_s = self._due_s = self._loop.time() + limit_s
         timer = self._timer
         if timer is None:
-            self._timer = self._loop.call_at(due_s, self._look)
-        elif timer.when() > due_s:
+            self._look_at(due_s)
+        elif self._timer_s > due_s:
             timer.cancel()
-            self._timer = self._loop.call_at(due_s, self._look)
+            self._look_at(due_s)
 
     def rest(self) -> None:
         """The wait is over."""
@@ -53,12 +54,17 @@ class SilenceClock:
             self._timer.cancel()
             self._timer = None
 
+    def _look_at(self, due_s: float) -> None:
+        # uvloop's handle of a time that is (nearly) now does not tell its time.
+        self._timer_s = due_s
+        self._timer = self._loop.call_at(due_s, self._look)
+
     def _look(self) -> None:
         self._timer = None
         if self._due_s is None:
             return
         if self._loop.time() < self._due_s:
-            self._timer = self._loop.call_at(self._due_s, self._look)
+            self._look_at(self._due_s)
             return
         self.has_struck = True
         self._on_silence()

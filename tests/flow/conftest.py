@@ -10,6 +10,7 @@ import pytest
 
 from app.sim import sim_pair
 from app.sim.small_tokenizer import write_small_tokenizer
+from tests.flow import vllm_fleet
 from tests.flow.fleet import Fleet, serving
 
 
@@ -33,3 +34,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("model")
     write_small_tokenizer(folder)
     return folder
+
+
+@pytest.fixture(params=["own", "grpcio"])
+def both_grpc_clients(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs a test with each of the gateway's gRPC clients."""
+    monkeypatch.setattr(vllm_fleet, "GRPC_CLIENT", request.param)

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from app.upstream import vllm_channel
+from app.upstream import h2_keepalive
 from tests.flow.fleet import CHAT, Got, body_of, until
 from tests.flow.matrix_cells import Case, Fault, Pays, Saw, Transfer, When, cases
 from tests.flow.matrix_faults import (
@@ -42,11 +42,8 @@ def stoppables(model: Path) -> Iterator[Stoppables]:
 @pytest.fixture(autouse=True)
 def quick_keepalive(monkeypatch: pytest.MonkeyPatch) -> None:
     """A gRPC connection whose peer went without a word is found in a second, not in twenty."""
-    quick = {"grpc.keepalive_time_ms": 500}
-    quick |= {"grpc.keepalive_timeout_ms": PING_MS, "grpc.http2.ping_timeout_ms": PING_MS}
-    options = dict(vllm_channel.OPTIONS)
-    assert quick.keys() <= options.keys()
-    monkeypatch.setattr(vllm_channel, "OPTIONS", tuple((options | quick).items()))
+    monkeypatch.setattr(h2_keepalive, "PING_EVERY_S", 0.5)
+    monkeypatch.setattr(h2_keepalive, "PING_TIMEOUT_S", PING_MS / 1000)
 
 
 @pytest.mark.parametrize("fault", Fault)

@@ -16,6 +16,8 @@ import pytest
 from tests.flow.fleet import CHAT, COMPLETIONS, body_of, until
 from tests.flow.vllm_fleet import VllmFleet, fleet_of
 
+pytestmark = pytest.mark.usefixtures("both_grpc_clients")
+
 CONNECTORS = pytest.mark.parametrize("connector", ["nixl", "mooncake"])
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "choices": (CHAT, {"n": 3}),

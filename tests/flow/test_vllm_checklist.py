@@ -29,6 +29,8 @@ from tests.flow.vllm_fleet import (
     record_handoffs,
 )
 
+pytestmark = pytest.mark.usefixtures("both_grpc_clients")
+
 BOTH = pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 CONNECTORS = pytest.mark.parametrize("connector", ["nixl", "mooncake"])
 NIXL_TAG = {"do_remote_decode": True, "do_remote_prefill": False}

@@ -18,6 +18,8 @@ from app.upstream.vllm_status import HTTP_STATUS
 from tests.flow.fleet import BOUND_S, CHAT, Got, body_of, until
 from tests.flow.vllm_fleet import SHORT_LEASE_S, VllmFleet, fleet_of
 
+pytestmark = pytest.mark.usefixtures("both_grpc_clients")
+
 BOTH = pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 LEGS = pytest.mark.parametrize("leg", ["prefill", "decode"])
 CONNECTORS = pytest.mark.parametrize("connector", ["nixl", "mooncake"])

@@ -14,6 +14,8 @@ from app.upstream.vllm_call import VllmCall
 from tests.flow.fleet import CHAT, body_of
 from tests.flow.vllm_fleet import SHORT_LEASE_S, VllmFleet, fleet_of
 
+pytestmark = pytest.mark.usefixtures("both_grpc_clients")
+
 CONNECTORS = pytest.mark.parametrize("connector", ["nixl", "mooncake"])
 
 

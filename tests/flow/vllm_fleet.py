@@ -29,6 +29,8 @@ from tests.flow.fleet import BOUND_S, Fleet
 
 LONG_LEASE_S = 30.0
 """Nothing comes free by itself while a test runs."""
+GRPC_CLIENT = "own"
+"""What gateways speak to their workers by; tests of both change it."""
 SHORT_LEASE_S = 0.6
 """For blocks that nobody can release: they come free within the bound of a test."""
 
@@ -163,6 +165,7 @@ async def serving(
                 "health_check_interval_secs": 60.0,
                 "cb_failure_threshold": 1,
                 "log_level": "error",
+                "grpc_client": GRPC_CLIENT,
                 **settings,
             }
         )

@@ -13,6 +13,8 @@ import uvloop
 
 from app.upstream.http1 import Exchange, Http1Pool
 from app.upstream.http1_connection import Http1Connection
+from app.upstream.vllm_channel import GrpcClient
+from app.upstream.vllm_worker import VllmWorker
 
 Script = Callable[["Call"], Awaitable[None]]
 
@@ -22,7 +24,7 @@ def pytest_asyncio_loop_factories(
     config: pytest.Config, item: pytest.Item
 ) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
     """Runs the client's tests under asyncio and uvloop, every other one under asyncio."""
-    if item.path.name.startswith(("test_http1_", "test_vllm_")):
+    if item.path.name.startswith(("test_http1_", "test_vllm_", "test_h2_", "test_grpc_")):
         return {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
     return {"asyncio": asyncio.new_event_loop}
 
@@ -239,3 +241,13 @@ class Bench:
 async def bench() -> Bench:
     """A pooled connection without a socket."""
     return Bench()
+
+
+@pytest.fixture(params=["own", "grpcio"])
+def grpc_client(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> GrpcClient:
+    """Runs a test with each gRPC client, which every vLLM worker is then asked by."""
+    defaults = VllmWorker.__init__.__kwdefaults__
+    assert defaults["client"] == "own"
+    monkeypatch.setitem(defaults, "client", request.param)
+    client: GrpcClient = request.param
+    return client

@@ -26,6 +26,8 @@ from app.upstream.vllm_status import HTTP_STATUS
 from app.upstream.vllm_worker import VllmWorker
 from app.workers.worker import Role, Worker, WorkerSpec
 
+pytestmark = pytest.mark.usefixtures("grpc_client")
+
 PROMPT = list(b"Tell me about pairs")
 
 

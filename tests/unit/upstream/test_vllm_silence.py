@@ -69,3 +69,13 @@ async def test_no_limit_and_an_end() -> None:
     clock.stop()
     await asyncio.sleep(0.05)
     assert not struck
+
+
+async def test_a_wait_shorter_than_the_loop_counts() -> None:
+    """Uvloop's handle of such a timer does not tell when it is due; the next wait asks for it."""
+    struck: list[int] = []
+    clock = SilenceClock(lambda: struck.append(1))
+    clock.start(0.0002)
+    clock.start(0.0001)
+    await asyncio.sleep(0.05)
+    assert struck == [1]

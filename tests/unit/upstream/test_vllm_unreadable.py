@@ -14,6 +14,8 @@ from app.upstream.failures import BrokenResponse
 from app.upstream.vllm_worker import VllmWorker
 from app.workers.worker import Role, Worker, WorkerSpec
 
+pytestmark = pytest.mark.usefixtures("grpc_client")
+
 REQUEST = EngineRequest("r", [1, 2, 3], "", Sampling(max_tokens=4), stream=True)
 
 

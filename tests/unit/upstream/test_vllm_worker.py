@@ -20,13 +20,17 @@ from app.protocol.engine import Complete, EngineRequest, Sampling
 from app.sim import ServerTls, VllmConfig, VllmFault, VllmFaultKind, VllmSim, vllm_pair
 from app.upstream.clients import WorkerClients
 from app.upstream.failures import BrokenResponse, ConnectFailed, RpcFailed, SilenceTimeout
+from app.upstream.grpc_channel import GrpcChannel
 from app.upstream.grpc_tls import GrpcTls
+from app.upstream.grpcio_channel import GrpcioChannel
 from app.upstream.sglang_worker import WorkerRefused
 from app.upstream.vllm_bundle import read_bundle
-from app.upstream.grpc_channel import GrpcChannel as VllmChannel
 from app.upstream.vllm_channel import SERVICE
 from app.upstream.vllm_worker import VllmWorker
 from app.workers.worker import Role, Worker, WorkerInfo, WorkerSpec
+
+pytestmark = pytest.mark.usefixtures("grpc_client")
+CHANNELS = {"own": GrpcChannel, "grpcio": GrpcioChannel}
 
 
 @asynccontextmanager
@@ -323,10 +327,10 @@ async def test_tokenizer_bundle_with_a_wrong_digest(folder: Path) -> None:
             await drain(worker.tokenizer_bundle())
 
 
-async def test_message_that_is_too_long(folder: Path) -> None:
+async def test_message_that_is_too_long(folder: Path, grpc_client: str) -> None:
     """Not taken into memory, and the worker's fault: not a worker that is full."""
     async with sim(tokenizer_folder=folder) as (engine, worker):
-        channel = VllmChannel(engine.url, max_message_bytes=10_000)
+        channel = CHANNELS[grpc_client](engine.url, max_message_bytes=10_000)
         with pytest.raises(BrokenResponse, match="longer than the gateway takes"):
             await drain(read_bundle(channel))
         await channel.aclose()
@@ -335,10 +339,12 @@ async def test_message_that_is_too_long(folder: Path) -> None:
             await drain(worker.tokenizer_bundle())
 
 
-async def test_tokenizer_bundle_that_is_too_large_or_too_slow(folder: Path) -> None:
+async def test_tokenizer_bundle_that_is_too_large_or_too_slow(
+    folder: Path, grpc_client: str
+) -> None:
     """Neither fills the memory nor waits for ever."""
     async with sim(tokenizer_folder=folder) as (engine, _):
-        channel = VllmChannel(engine.url)
+        channel = CHANNELS[grpc_client](engine.url)
         with pytest.raises(WorkerRefused, match="over 100000 bytes"):
             await drain(read_bundle(channel, max_bytes=100_000))
         engine.faults.add(VllmFault(kind=VllmFaultKind.HANG, rpc="GetTokenizer"))
