@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 from app.errors import WorkerError
 
 if TYPE_CHECKING:
-    from app.dispatch.token_leg import TokenLeg
-    from app.protocol.engine import Chunk, Complete
+    from app.dispatch.token_leg import Frames, TokenLeg
 
 SETTLE_S = 1.0
 
@@ -28,13 +27,13 @@ class TokenAnswer:
         self.prefill_ended = asyncio.Event()
         self.n_cached_by_prefill: int | None = None
 
-    async def next(self) -> Chunk | Complete | None:
-        """Returns the next message; nothing after the proper end.
+    async def read(self) -> Frames:
+        """Returns all messages that are there, once there is one; none after the proper end.
 
         Raises:
             WorkerError: The leg failed.
         """
-        return await self._started().next()
+        return await self._started().read()
 
     def cut(self) -> WorkerError:
         """The error of a call that ended before its answer did."""
@@ -48,7 +47,7 @@ class TokenAnswer:
         try:
             if self._started().is_complete:
                 async with asyncio.timeout(SETTLE_S):
-                    await self.next()
+                    await self.read()
         except (TimeoutError, WorkerError):
             # The answer is whole already; the call is cancelled like any other that is left.
             pass

@@ -86,6 +86,7 @@ class TokenLeg:
         self._tools = tools
         self.is_timed = is_timed
         self.is_complete = False
+        self._bad_end: Complete | None = None
 
     @property
     def is_sent(self) -> bool:
@@ -120,20 +121,26 @@ class TokenLeg:
         except UpstreamError as failure:
             raise self._failed(failure) from failure
 
-    async def next(self) -> Chunk | Complete | None:
-        """Returns the next message; nothing after the proper end.
+    async def read(self) -> Frames:
+        """Returns all messages that are there, once there is one; none after the proper end.
 
         Raises:
             WorkerError: The leg failed, or the engine gave the generation up.
         """
+        if self._bad_end is not None:
+            raise self._given_up(self._bad_end)
         try:
-            frame = await anext(self._connected(), None)
+            frames = await self._connected().read()
         except UpstreamError as failure:
             raise self._failed(failure) from failure
-        if isinstance(frame, Complete):
+        end = frames[-1] if frames else None
+        if isinstance(end, Complete):
             self.is_complete = True
-            self._check_ending(frame)
-        return frame
+            if end.finish_reason in _BAD_ENDINGS:
+                # What came before it is the client's.
+                self._bad_end = end
+                return frames[:-1] or await self.read()
+        return frames
 
     async def open(self) -> Frames:
         """Sends the request and reads up to the first message with a token, or to the end.
@@ -143,9 +150,9 @@ class TokenLeg:
         """
         await self.send()
         frames: list[Chunk | Complete] = []
-        while frame := await self.next():
-            frames.append(frame)
-            if isinstance(frame, Complete) or frame.token_ids:
+        while new := await self.read():
+            frames += new
+            if any(isinstance(frame, Complete) or frame.token_ids for frame in new):
                 return frames
         raise self.cut()
 
@@ -156,9 +163,9 @@ class TokenLeg:
             WorkerError: The leg failed, or that message did not come.
         """
         await self.send()
-        while frame := await self.next():
-            if isinstance(frame, Complete):
-                return frame
+        while frames := await self.read():
+            if isinstance(end := frames[-1], Complete):
+                return end
         raise self.cut()
 
     def cut(self) -> LegBroken:
@@ -212,13 +219,11 @@ class TokenLeg:
             raise RuntimeError("The leg is not connected.")
         return self._call
 
-    def _check_ending(self, frame: Complete) -> None:
-        reason = frame.finish_reason
-        if reason not in _BAD_ENDINGS:
-            return
+    def _given_up(self, end: Complete) -> LegBroken:
+        reason = end.finish_reason
         is_load_failure = reason == "error" and self._leg == "decode" and self._has_handoff
-        is_load_failure = is_load_failure and not frame.token_ids
-        raise self.broken(
+        is_load_failure = is_load_failure and not end.token_ids
+        return self.broken(
             f"ended the generation with finish reason {reason!r}",
             KV_LOAD_FAILED if is_load_failure else "generation_aborted",
         )

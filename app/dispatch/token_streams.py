@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from app.dispatch.token_answer import TokenAnswer
 from app.dispatch.token_leg import Frames
 from app.errors import WorkerError
-from app.protocol.engine import Chunk, Complete
 from app.text.text_route import Counted, Stream, Whole
 
 
@@ -23,10 +22,9 @@ async def feed_to_end(whole: Whole, slot: int, call: TokenAnswer, first: Frames)
         whole.feed(slot, frames)
         if whole.has_ended(slot):
             break
-        frame = await call.next()
-        if frame is None:
+        frames = await call.read()
+        if not frames:
             raise call.cut()
-        frames = (frame,)
     note_cached(whole, slot, call)
     await call.settle()
 
@@ -64,7 +62,7 @@ class TokenStream:
             WorkerError: A leg failed.
         """
         while not self._is_over:
-            events = self._stream.feed(0, self._first or (await self._next(),))
+            events = self._stream.feed(0, self._first or await self._next())
             self._first = ()
             if self._stream.has_ended(0):
                 self._is_over = True
@@ -76,11 +74,11 @@ class TokenStream:
                 return events
         raise StopAsyncIteration
 
-    async def _next(self) -> Chunk | Complete:
-        frame = await self._call.next()
-        if frame is None:
+    async def _next(self) -> Frames:
+        frames = await self._call.read()
+        if not frames:
             raise self._call.cut()
-        return frame
+        return frames
 
 
 class MergedTokenStream:
@@ -118,8 +116,7 @@ class MergedTokenStream:
         try:
             while frames:
                 await self._waiting.put((slot, frames))
-                frame = await call.next()
-                frames = () if frame is None else (frame,)
+                frames = await call.read()
         except WorkerError as error:
             await self._waiting.put((slot, error))
         else:

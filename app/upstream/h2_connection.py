@@ -11,12 +11,11 @@ from app.upstream.failures import (
     BrokenResponse,
     CallCancelled,
     ConnectFailed,
-    UpstreamError,
 )
+from app.upstream.h2_answers import WINDOW_BYTES, H2Answers
 from app.upstream.h2_frames import (
     ACK,
     DEFAULT_WINDOW_BYTES,
-    END_STREAM,
     PREFACE,
     Code,
     H2Fault,
@@ -29,15 +28,7 @@ from app.upstream.h2_frames import (
     uint,
     window_update,
 )
-from app.upstream.h2_header_block import decoded
 from app.upstream.h2_keepalive import Keepalive
-from app.upstream.h2_reader import FrameReader
-from app.upstream.h2_sender import FrameSender
-from app.upstream.h2_stream import H2Stream
-
-WINDOW_BYTES = 16 * 1024 * 1024
-"""What the peer may send on all streams before it is told that it was received. What is held for
-slow readers is limited by each stream's own window, so that one of them stops no other."""
 
 _GREETING = (
     PREFACE
@@ -50,7 +41,7 @@ _TOO_MANY_PINGS = b"too_many_pings"
 _PING_BODY = b"tandem\x00\x00"
 
 
-class H2Connection(FrameReader, FrameSender):
+class H2Connection(H2Answers):
     """Carries many calls at once; made and used in one event loop.
 
     Args:
@@ -73,13 +64,11 @@ class H2Connection(FrameReader, FrameSender):
         ping_timeout_s: float,
         on_change: Callable[[H2Connection], None],
     ) -> None:
-        FrameReader.__init__(self)
-        FrameSender.__init__(self)
+        super().__init__()
         loop = asyncio.get_running_loop()
         self._loop = loop
         self._where = where
         self._on_change = on_change
-        self._n_uncredited_bytes = 0
         self._reason = ""
         self._poll: select.poll | None = None
         self._keepalive = Keepalive(ping_every_s, ping_timeout_s, self._ping, self._give_up)
@@ -102,29 +91,17 @@ class H2Connection(FrameReader, FrameSender):
             self.slots.close()
             self._on_change(self)
 
-    def leave(self, stream: H2Stream) -> None:
-        """The caller wants nothing more of a stream; it is reset unless it is over."""
-        if stream.id and not stream.is_over:
-            self.reset(stream, Code.CANCEL)
-            self._forget(stream)
-
-    def give_credit(self, stream: H2Stream) -> None:
-        """Lets the peer send as much again as was held of a stream."""
-        n_bytes, stream.n_held_bytes = stream.n_held_bytes, 0
-        if not stream.is_over:
-            self.write(window_update(stream.id, n_bytes))
-
     def free_slot(self) -> None:
         """Frees a slot whose stream was never opened."""
         self.slots.give_back()
-        self._close_if_done()
+        self.close_if_done()
 
     def close(self) -> None:
         """Ends every call as cancelled by this side, and then the connection."""
         self._reason = "the gateway closed it"
         for stream in tuple(self.streams.values()):
             stream.end(CallCancelled())
-            self._forget(stream)
+            self.forget(stream)
         self.retire()
         self.write(goaway(Code.NO_ERROR))
         if self.transport is not None:
@@ -169,65 +146,25 @@ class H2Connection(FrameReader, FrameSender):
         self.retire()
         self._on_change(self)
 
-    # ---- frames
-
-    def on_data(self, stream_id: int, flags: int, data: bytes, n_counted: int) -> None:
-        """A piece of an answer (section 6.1)."""
-        self._n_uncredited_bytes += n_counted
-        if self._n_uncredited_bytes >= WINDOW_BYTES // 2:
-            self.write(window_update(0, self._n_uncredited_bytes))
-            self._n_uncredited_bytes = 0
-        stream = self._stream(stream_id)
-        if stream is None:
-            return
-        if not stream.is_head_read:
-            raise H2Fault(Code.PROTOCOL_ERROR, "sent data before headers")
-        if stream.n_held_bytes + n_counted > DEFAULT_WINDOW_BYTES:
-            raise H2Fault(Code.FLOW_CONTROL_ERROR, "sent more than it was allowed to")
-        failure = stream.feed(data, n_counted)
-        if failure is not None:
-            self._fail(stream, failure)
-        elif flags & END_STREAM:
-            self._end(stream, grpc_ending.ending(()))
-
-    def on_headers(self, stream_id: int, flags: int, block: bytes) -> None:
-        """The head of an answer, its trailers, or both in one (section 8.1)."""
-        stream = self._stream(stream_id)
-        if stream is None:
-            return
-        headers = decoded(block)
-        is_end = bool(flags & END_STREAM)
-        if not stream.is_head_read:
-            if not is_end and grpc_ending.is_informational(headers):
-                return
-            stream.is_head_read = True
-            failure = grpc_ending.refusal(headers)
-            if failure is not None and not is_end:
-                self._fail(stream, failure)
-            elif is_end:
-                self._end(stream, failure or grpc_ending.ending(headers))
-        elif is_end:
-            self._end(stream, grpc_ending.ending(headers))
-        else:
-            raise H2Fault(Code.PROTOCOL_ERROR, "sent headers in the middle of an answer")
+    # ---- frames about the connection
 
     def on_other(self, kind: int, flags: int, stream_id: int, body: bytes) -> None:
         """Frames about the connection; unknown ones mean nothing (section 5.5)."""
         if kind == Kind.WINDOW_UPDATE:
-            self._check(len(body) == 4, "a WINDOW_UPDATE")
+            _check(len(body) == 4, "a WINDOW_UPDATE")
             self.widen(stream_id, uint(body) & 0x7FFF_FFFF)
         elif kind == Kind.SETTINGS:
-            self._check(not stream_id, "SETTINGS")
+            _check(not stream_id, "SETTINGS")
             self._on_settings(flags, body)
         elif kind == Kind.PING:
-            self._check(not stream_id and len(body) == 8, "a PING")
+            _check(not stream_id and len(body) == 8, "a PING")
             if not flags & ACK:
                 self.answer(frame(Kind.PING, ACK, 0, body))
         elif kind == Kind.RST_STREAM:
-            self._check(len(body) == 4, "a RST_STREAM")
+            _check(len(body) == 4, "a RST_STREAM")
             self._on_reset(stream_id, uint(body))
         elif kind == Kind.GOAWAY:
-            self._check(not stream_id and len(body) >= 8, "a GOAWAY")
+            _check(not stream_id and len(body) >= 8, "a GOAWAY")
             self._on_goaway(uint(body) & 0x7FFF_FFFF, uint(body, 4), body[8:])
         elif kind in (Kind.PUSH_PROMISE, Kind.CONTINUATION):
             raise H2Fault(Code.PROTOCOL_ERROR, f"sent a {Kind(kind).name} that nobody asked for")
@@ -241,11 +178,11 @@ class H2Connection(FrameReader, FrameSender):
             self.ready.set_result(None)
 
     def _on_reset(self, stream_id: int, code: int) -> None:
-        stream = self._stream(stream_id)
+        stream = self._stream_of(stream_id)
         if stream is not None:
             stream.is_refused = code == Code.REFUSED_STREAM
             stream.has_sent_all = True
-            self._end(
+            self.end(
                 stream,
                 ConnectFailed("The worker refused the call unread.")
                 if stream.is_refused
@@ -260,46 +197,22 @@ class H2Connection(FrameReader, FrameSender):
         self.retire()
         for stream in [s for s in self.streams.values() if s.id > last_id]:
             stream.is_refused = stream.has_sent_all = True
-            self._end(
+            self.end(
                 stream, ConnectFailed("The worker closes the connection, and left the call unread.")
             )
-        self._close_if_done()
+        self.close_if_done()
 
     # ---- ends
 
-    def _stream(self, stream_id: int) -> H2Stream | None:
-        """The stream of a frame; None: one that is over, whose last frames are still coming."""
-        stream = self.streams.get(stream_id)
-        if stream is None and (not stream_id & 1 or stream_id >= self._next_id):
-            raise H2Fault(Code.PROTOCOL_ERROR, f"named stream {stream_id}, which is none")
-        return stream
-
-    def _end(self, stream: H2Stream, failure: UpstreamError | None) -> None:
-        """The peer ended a stream; a request that is not wholly written is not written on."""
-        stream.end(failure)
-        if not stream.has_sent_all:
-            self.reset(stream, Code.NO_ERROR)
-        self._forget(stream)
-
-    def _fail(self, stream: H2Stream, failure: UpstreamError) -> None:
-        """This side ends a stream whose answer it cannot take."""
-        self.reset(stream, Code.CANCEL)
-        stream.end(failure)
-        self._forget(stream)
-
-    def _forget(self, stream: H2Stream) -> None:
-        if self.streams.pop(stream.id, None) is not None:
-            self.slots.give_back()
-            self._close_if_done()
-
-    def _close_if_done(self) -> None:
+    def close_if_done(self) -> None:
+        """Closes a connection that takes no more calls and has none."""
         if not self.is_usable and not self.slots.n_taken and self.transport is not None:
             self.transport.close()
 
     def _lose(self, reason: str) -> None:
         for stream in tuple(self.streams.values()):
             stream.end(BrokenResponse(f"The connection to the worker was lost: {reason}."))
-            self._forget(stream)
+            self.forget(stream)
 
     def _break(self, code: Code, reason: str) -> None:
         self._reason = reason
@@ -317,7 +230,7 @@ class H2Connection(FrameReader, FrameSender):
     def _give_up(self) -> None:
         self._break(Code.NO_ERROR, f"{self._where} did not answer a ping")
 
-    @staticmethod
-    def _check(is_sound: bool, what: str) -> None:
-        if not is_sound:
-            raise H2Fault(Code.PROTOCOL_ERROR, f"sent {what} that is malformed")
+
+def _check(is_sound: bool, what: str) -> None:
+    if not is_sound:
+        raise H2Fault(Code.PROTOCOL_ERROR, f"sent {what} that is malformed")

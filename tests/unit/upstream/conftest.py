@@ -247,6 +247,7 @@ async def bench() -> Bench:
 def grpc_client(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> GrpcClient:
     """Runs a test with each gRPC client, which every vLLM worker is then asked by."""
     defaults = VllmWorker.__init__.__kwdefaults__
+    assert defaults is not None
     assert defaults["client"] == "own"
     monkeypatch.setitem(defaults, "client", request.param)
     client: GrpcClient = request.param

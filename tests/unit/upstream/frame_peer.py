@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 
 import hpack
 
+from app.upstream.failures import CallCancelled
 from app.upstream.generated import vllm_engine_pb2 as pb
 from app.upstream.grpc_channel import GrpcChannel
 
@@ -96,7 +97,8 @@ class Wire:
         while not flags & END_STREAM:
             _, flags, _, piece = await self.next(DATA)
             body += piece
-        return stream_id, dict(hpack.Decoder().decode(head)), body
+        headers = {str(name): str(value) for name, value in hpack.Decoder().decode(head)}
+        return stream_id, headers, body
 
     async def send(self, data: bytes) -> None:
         """Sends, in pieces if asked for."""
@@ -177,16 +179,8 @@ async def peer(
     assert not left
 
 
-async def tokens_of(
-    channel: GrpcChannel, request: pb.GenerateRequest | None = None, *, pause_s: float = 0.0
-) -> list[int]:
-    """The tokens of one call.
-
-    Args:
-        channel: Where.
-        request: What to send.
-        pause_s: How long each read is put off.
-    """
+async def tokens_of(channel: GrpcChannel, request: pb.GenerateRequest | None = None) -> list[int]:
+    """The tokens of one call."""
     call = channel.generate(())
     got: list[int] = []
     try:
@@ -194,8 +188,22 @@ async def tokens_of(
         await call.send(request or pb.GenerateRequest(request_id="r"))
         while messages := await call.read():
             got += [token for said in messages for token in said.chunk.token_ids]
-            if pause_s:
-                await asyncio.sleep(pause_s)
     finally:
         call.cancel()
     return got
+
+
+async def until(done: Callable[[], bool]) -> None:
+    """Waits for something that another party notices."""
+    async with asyncio.timeout(2 * BOUND_S):
+        while not done():  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0.005)
+
+
+async def is_cancelled(step: Awaitable[object]) -> bool:
+    """Whether a step of a call ends as ended by this side."""
+    try:
+        await step
+    except CallCancelled:
+        return True
+    return False

@@ -18,6 +18,7 @@ from app.upstream.generated import common_pb2
 from app.upstream.generated import vllm_engine_pb2 as pb
 from app.upstream.grpc_channel import GrpcChannel
 from app.upstream.vllm_channel import Method
+from tests.unit.upstream.frame_peer import until
 
 ECHO = Method("/test.Test/Echo", common_pb2.GetTokenizerChunk)
 MANY = Method("/test.Test/Many", common_pb2.GetTokenizerChunk)
@@ -93,11 +94,11 @@ async def thread_server(seen: Seen) -> AsyncIterator[GrpcChannel]:
 
 
 async def _serving(server: Any, echo: Any, many: Any) -> AsyncIterator[GrpcChannel]:
-    coding = {
+    coding: dict[str, Any] = {
         "request_deserializer": Chunk.FromString,
         "response_serializer": Chunk.SerializeToString,
     }
-    handlers = {
+    handlers: dict[str, Any] = {
         "Echo": grpc.unary_unary_rpc_method_handler(echo, **coding),
         "Many": grpc.unary_stream_rpc_method_handler(many, **coding),
     }
@@ -194,9 +195,7 @@ async def test_a_thousand_streams_at_once() -> None:
             tasks = [group.create_task(one(number)) for number in range(1_000)]
         assert [task.result() for task in tasks] == [20, 3] * 500
         assert (channel.n_streams, channel.n_losses) == (0, 0)
-        async with asyncio.timeout(20):
-            while seen.n_running:
-                await asyncio.sleep(0.01)
+        await until(lambda: seen.n_running == 0)
         assert seen.n_whole == 500
 
 
@@ -219,9 +218,7 @@ async def test_cancelled_tasks_leave_nothing() -> None:
         done, _ = await asyncio.wait(tasks)
         assert all(task.cancelled() for task in done)
         assert channel.n_streams == 0
-        async with asyncio.timeout(10):
-            while seen.n_running:
-                await asyncio.sleep(0.01)
+        await until(lambda: seen.n_running == 0)
         assert (await channel.ask(ECHO, Chunk(data=b"y"), 20.0, ())).data == b"y"
 
 

@@ -30,7 +30,10 @@ from app.upstream.vllm_worker import VllmWorker
 from app.workers.worker import Role, Worker, WorkerInfo, WorkerSpec
 
 pytestmark = pytest.mark.usefixtures("grpc_client")
-CHANNELS = {"own": GrpcChannel, "grpcio": GrpcioChannel}
+CHANNELS: dict[str, type[GrpcChannel | GrpcioChannel]] = {
+    "own": GrpcChannel,
+    "grpcio": GrpcioChannel,
+}
 
 
 @asynccontextmanager
