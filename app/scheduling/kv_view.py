@@ -12,7 +12,7 @@ from collections import deque
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from app.scheduling.kv_rank import KvRank
+from app.scheduling.kv_rank import N_CHAIN_SHARDS, KvRank
 from app.scheduling.token_prompt import chain, root
 from app.workers.kv_events import TOKEN_BYTES, Cleared, Removed, Stored
 
@@ -25,9 +25,11 @@ if TYPE_CHECKING:
     from app.scheduling.token_prompt import TokenPrompt
     from app.workers.kv_events import KvEvent
 
-BLOCK_BYTES = 384
-"""Of a block that one rank holds, as measured with 500,000 of them; shared ones take less."""
+BLOCK_BYTES = 256
+"""Of a block that one rank holds: 155 to 250 as measured, by how full Python's dicts are."""
 _SWEEP = 512
+_N_SHARDS = 512
+"""A dict that grows is copied at once: many small ones never take long."""
 
 
 class Admission(StrEnum):
@@ -57,7 +59,7 @@ class KvView:
     def __init__(self, max_bytes: int) -> None:
         self._max_blocks = max_bytes // BLOCK_BYTES
         self._ranks: dict[int, KvRank] = {}
-        self._holders: dict[int, int] = {}
+        self._holders: list[dict[int, int]] = [{} for _ in range(_N_SHARDS)]
         self._free_bits: list[int] = []
         self._n_bits = 0
         self._graves: deque[tuple[int, Iterator[int]]] = deque()
@@ -137,12 +139,13 @@ class KvView:
         rank = self._ranks.get(place)
         if rank is None or not rank.counts or not rank.block_size:
             return
-        holders, mask = self._holders, 1 << rank.bit
+        mask = 1 << rank.bit
         for key in prompt.chains(rank.block_size):
-            known = holders.get(key, 0)
+            part = self._holders[key % _N_SHARDS]
+            known = part.get(key, 0)
             if not known & mask or key in rank.unsure:
                 rank.unsure[key] = rank.unsure.get(key, 0) + 1
-                holders[key] = known | mask
+                part[key] = known | mask
 
     def settle(self, place: int, prompt: TokenPrompt) -> None:
         """A prompt that was expected is computed, or was lost: from now on events alone count."""
@@ -184,9 +187,9 @@ class KvView:
 
     def _leading(self, keys: list[int], mask: int) -> Iterator[tuple[int, int]]:
         """By bit, the leading blocks that it holds, where it holds any."""
-        get, n_blocks = self._holders.get, 0
+        parts, n_blocks = self._holders, 0
         for key in keys:
-            held = get(key, 0) & mask
+            held = parts[key % _N_SHARDS].get(key, 0) & mask
             if held != mask:
                 if n_blocks:
                     yield from ((bit, n_blocks) for bit in _bits(mask & ~held))
@@ -200,10 +203,10 @@ class KvView:
     def _store(self, rank: KvRank, event: Stored) -> None:
         if event.block_size > rank.block_size:
             # An engine has one size, but the last block of a prompt may be a smaller one.
-            rank.is_whole = rank.is_whole and not rank.chains
+            rank.is_whole = rank.is_whole and not rank.n_blocks
             self._empty(rank)
             rank.block_size = event.block_size
-        before = root(event.block_size) if event.parent is None else rank.chains.get(event.parent)
+        before = root(event.block_size) if event.parent is None else rank.chain_of(event.parent)
         fits = event.is_plain and event.block_size == rank.block_size and not rank.is_over
         if before is None or not fits:
             self.n_orphans += event.n_blocks
@@ -212,32 +215,36 @@ class KvView:
             self._empty(rank)
             rank.is_over = True
             return
-        holders, mask = self._holders, 1 << rank.bit
+        mask = 1 << rank.bit
         keys = chain(before, event.ids, event.block_size * TOKEN_BYTES)
         for name, key in zip(event.hashes, keys, strict=True):
-            old = rank.chains.get(name)
+            names, part = rank.chains[name % N_CHAIN_SHARDS], self._holders[key % _N_SHARDS]
+            old = names.get(name)
             if old is None:
+                rank.n_blocks += 1
                 self.n_blocks += 1
             elif old != key:
                 self._release(old, rank.bit)
-            rank.chains[name] = key
-            holders[key] = holders.get(key, 0) | mask
+            names[name] = key
+            part[key] = part.get(key, 0) | mask
             rank.unsure.pop(key, None)
 
     def _remove(self, rank: KvRank, event: Removed) -> None:
         for name in event.hashes:
             # vLLM may have two copies of a block: it counts as gone with the first.
-            key = rank.chains.pop(name, None)
+            key = rank.chains[name % N_CHAIN_SHARDS].pop(name, None)
             if key is not None:
+                rank.n_blocks -= 1
                 self.n_blocks -= 1
                 self._release(key, rank.bit)
 
     def _release(self, key: int, bit: int) -> None:
-        left = self._holders.get(key, 0) & ~(1 << bit)
+        part = self._holders[key % _N_SHARDS]
+        left = part.get(key, 0) & ~(1 << bit)
         if left:
-            self._holders[key] = left
+            part[key] = left
         else:
-            self._holders.pop(key, None)
+            part.pop(key, None)
 
     def _empty(self, rank: KvRank) -> None:
         """Nothing is walked through now: the rank gets another bit."""
@@ -246,10 +253,10 @@ class KvView:
         self._by_bit[rank.bit] = rank
 
     def _bury(self, rank: KvRank) -> None:
-        self.n_blocks -= len(rank.chains)
+        self.n_blocks -= rank.n_blocks
         del self._by_bit[rank.bit]
         self._live = None
-        self._graves.append((rank.bit, iter([*rank.chains.values(), *rank.unsure])))
+        self._graves.append((rank.bit, rank.leave()))
 
     def _sweep(self) -> None:
         """Clears some of the bits that nobody has any more."""

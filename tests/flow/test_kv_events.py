@@ -14,10 +14,11 @@ from app.sim import SglangSim, SimConfig
 from app.sim.kv_log import KvLog
 from app.workers.states import State
 from tests.flow.fleet import GENERATE, Fleet, serving, until
-from tests.flow.test_prefill_queue import QUEUE, queue_of
+from tests.flow.test_prefill_queue import queue_of
 from tests.flow.vllm_fleet import fleet_of
 from tests.flow.vllm_fleet import serving as vllm_serving
 
+QUEUE: dict[str, Any] = {"prefill_queue": "on", "prefill_poll_ms": 10.0}
 BLOCK = 16
 N_PROMPT = 10 * BLOCK + 1
 """Ten blocks, and the token that is always computed."""
