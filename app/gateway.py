@@ -24,6 +24,7 @@ from app.dispatch.token_leg import TokenTools
 from app.entrance import Entrance, build_entrance
 from app.followed_files import FollowedFiles
 from app.gateway_discovery import PodDiscovery, build_discovery
+from app.gateway_kv_events import build_kv_watch
 from app.gateway_metrics import GatewayMetrics
 from app.gateway_observing import build_flight_file, build_metrics
 from app.gateway_scheduling import build_scheduler
@@ -31,6 +32,7 @@ from app.gateway_tls import worker_tls
 from app.gateway_tracing import build_tracing
 from app.observability.flight_file import FlightFile
 from app.observability.flight_recorder import FlightRecorder
+from app.scheduling.kv_watch import KvWatch
 from app.scheduling.load_watch import LoadWatch
 from app.scheduling.lost_workers import LostWorkers
 from app.scheduling.pair_watch import PairWatch
@@ -65,6 +67,7 @@ class Gateway:
     scheduler: Scheduler
     policies: RunningPolicies
     load_watch: LoadWatch | None
+    kv_watch: KvWatch | None
     reaper: LegReaper
     router: PDRouter
     texts: ModelTexts
@@ -169,6 +172,7 @@ def build_gateway(
     guard = UrlGuard(settings.worker_url_allow)
     entrance = build_entrance(settings, now_s)
     metrics = build_metrics(registry, counts, entrance, scheduler, now_s)
+    metrics.kv_watch = build_kv_watch(scheduler, registry, clients)
     recorder = FlightRecorder(settings.recorder_mib * 1024 * 1024)
     if settings.recorder_mib:
         metrics.meters.listeners.append(recorder.add)
@@ -185,6 +189,7 @@ def build_gateway(
         scheduler=scheduler,
         policies=policies,
         load_watch=load_watch,
+        kv_watch=metrics.kv_watch,
         reaper=reaper,
         router=router,
         texts=texts,

@@ -17,6 +17,7 @@ from prometheus_client.registry import Collector
 
 from app import __version__
 from app.dispatch.handoff_counts import HandoffCounts
+from app.gateway_kv_metrics import kv_event_families
 from app.middleware.door import Door
 from app.observability.families import (
     counter,
@@ -31,6 +32,7 @@ from app.observability.live_view import live_view
 from app.observability.meters import Meters
 from app.observability.process_watch import ProcessWatch
 from app.scheduling.decision_counts import DecisionCounts
+from app.scheduling.kv_watch import KvWatch
 from app.scheduling.queue_parts import RankState
 from app.scheduling.queue_view import QueueView
 from app.workers.registry import Registry
@@ -73,6 +75,7 @@ class GatewayMetrics(Collector):
         self._handoffs = handoffs
         self._door = door
         self._queue = queue
+        self.kv_watch: KvWatch | None = None
         self.decisions = DecisionCounts()
         meters.listeners.append(self.decisions.add)
         self.registry = CollectorRegistry(auto_describe=False)
@@ -95,6 +98,8 @@ class GatewayMetrics(Collector):
         yield from self._admission_families()
         yield from self._decision_families()
         yield from self._queue_families()
+        if self.kv_watch is not None:
+            yield from kv_event_families(self.kv_watch, self._workers())
         yield from process_families(self.watch)
 
     def live(self, recorder: FlightRecorder, now_s: float, window_s: float) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from app.clock import Clock
+from app.gateway_kv_events import kv_bytes
 from app.observability.log import get_logger
 from app.policies.base import Policy
 from app.policies.catalog import POLICIES
@@ -47,6 +48,7 @@ def build_scheduler(
         settings.prefix_index_mib * 1024 * 1024,
         poll_s,
         settings.prefix_index_ranks,
+        kv_bytes(settings),
     )
     queue = QueueScheduler(early, registry, now_s, limits)
     watch = LoadWatch(

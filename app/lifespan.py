@@ -51,12 +51,13 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
             loops.create_task(_keep_running("health loop", gateway.health.run, log)),
             loops.create_task(_keep_running("drain", gateway.drain.run, log)),
         ]
-        if gateway.load_watch is not None:
-            watching = _keep_running("load watch", gateway.load_watch.run, log)
-            others.append(loops.create_task(watching))
-        if gateway.discovery is not None:
-            finding = _keep_running("discovery", gateway.discovery.run, log)
-            others.append(loops.create_task(finding))
+        for name, part in (
+            ("load watch", gateway.load_watch),
+            ("KV events", gateway.kv_watch),
+            ("discovery", gateway.discovery),
+        ):
+            if part is not None:
+                others.append(loops.create_task(_keep_running(name, part.run, log)))
         if gateway.flight_file is not None:
             stack.push_async_callback(_write_rest, gateway.flight_file, log)
             writing = _keep_running("flight file", gateway.flight_file.run, log)

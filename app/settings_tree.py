@@ -16,6 +16,7 @@ from app.settings_admission import AdmissionSettings
 from app.settings_discovery import DiscoverySettings
 from app.settings_edge import EdgeSettings
 from app.settings_fleet import FleetSettings
+from app.settings_kv_events import KvEventSettings
 from app.settings_limits import LimitSettings
 from app.settings_observing import ObservingSettings
 from app.settings_policies import PolicySettings
@@ -52,6 +53,7 @@ class Settings(
     DiscoverySettings,
     EdgeSettings,
     FleetSettings,
+    KvEventSettings,
     LimitSettings,
     ObservingSettings,
     PoolSettings,

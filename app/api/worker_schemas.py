@@ -118,6 +118,10 @@ class WorkerView(_Shown):
     kv_role: str | None = None
     kv_engine_id: str | None = None
     kv_block_size: int | None = None
+    prefix_view: Literal["exact", "partial", "predicted"] | None = Field(
+        default=None,
+        description="How well its prefix caches are known, where its KV events are listened to",
+    )
     pd_pairing: str | None = Field(
         default=None, description="Engine, KV connector and pairing label; workers pair if equal"
     )

@@ -180,6 +180,8 @@ def view(worker: Worker, moment: Moment, drain: Drain, clients: WorkerClients) -
     if spec.dp_rank is not None:
         shown |= {"dp_base_url": spec.url, "dp_rank": spec.dp_rank}
     shown |= _kv_view(worker)
+    if worker.prefix_view:
+        shown["prefix_view"] = worker.prefix_view
     if spec.role is not Role.REGULAR:
         label = spec.labels.get(PAIRING_LABEL)
         shown["pd_pairing"] = f"{spec.engine}/{shown.get('kv_connector', '?')}/{label or '?'}"

@@ -145,7 +145,7 @@ class PDRouter:
             UnknownModel: Nobody serves the model.
             CapacityError: Nobody can take the request now.
         """
-        ask = Ask(prepared.facts, excluded, prepared.standing)
+        ask = Ask(prepared.facts, excluded, prepared.standing, prepared.token_ids)
         scheduler = self._tools.scheduler
         if (solo := scheduler.alone(ask)) is not None:
             return solo

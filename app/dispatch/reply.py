@@ -43,6 +43,13 @@ class Prepared:
             return self.facts.n_prompt_tokens
         return sum(len(prompt.ids) for prompt in self.text.prompts)
 
+    @property
+    def token_ids(self) -> Sequence[int] | None:
+        """The tokens of a single prompt, where vLLM workers serve its model."""
+        if self.text is None or len(self.text.prompts) != 1:
+            return None
+        return self.text.prompts[0].ids
+
 
 @dataclass(slots=True)
 class Reply:

@@ -68,6 +68,7 @@ class RequestFacts:
         body_close: Index of the closing brace in the body.
         is_empty_object: The body has no member, so the first one spliced in needs no comma.
         routing_key: What the client wants its requests kept together by; ``None``: it sent none.
+        has_ids: The prompt came as token ids, so ``prompt_key`` holds them.
     """
 
     route: Route
@@ -86,6 +87,7 @@ class RequestFacts:
     body_close: int
     is_empty_object: bool
     routing_key: bytes | None = None
+    has_ids: bool = False
 
 
 def peek(route: Route, body: bytes) -> RequestFacts:
@@ -140,6 +142,7 @@ def read_facts(
         body.rindex(b"}"),
         not document,
         routing_key,
+        prompt.has_ids,
     )
 
 

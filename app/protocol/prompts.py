@@ -24,6 +24,7 @@ class Prompt(NamedTuple):
     batch: int | None
     key: bytes
     n_tokens: int
+    has_ids: bool = False
 
 
 def read_prompt(route: Route, document: JsonObject) -> Prompt:
@@ -124,7 +125,7 @@ def _text_prompt(texts: list[str], batch_param: str | None) -> Prompt:
 def _ids_prompt(ids: list[Any], param: str) -> Prompt:
     """Reads one list of token ids, or a list of such lists."""
     if set(map(type, ids)) == {int}:
-        return Prompt(None, _ids_key(ids, param), len(ids))
+        return Prompt(None, _ids_key(ids, param), len(ids), has_ids=True)
     _check_batch(ids, param)
     for item in ids:
         if not isinstance(item, list) or set(map(type, item)) != {int}:
@@ -132,7 +133,7 @@ def _ids_prompt(ids: list[Any], param: str) -> Prompt:
                 f"{param} must hold only token ids, or only non-empty lists of token ids.",
                 param=param,
             )
-    return Prompt(len(ids), _ids_key(ids[0], param), sum(map(len, ids)))
+    return Prompt(len(ids), _ids_key(ids[0], param), sum(map(len, ids)), has_ids=True)
 
 
 def _embeds_prompt(embeds: object) -> Prompt:

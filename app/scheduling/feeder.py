@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from app.scheduling.hit_checks import HitChecks
+from app.scheduling.prefixes import Prefixes
 from app.scheduling.rank_ledger import RankLedger, Sent
 from app.scheduling.rank_table import RankTable
 from app.scheduling.reach import WORK_WEIGHT, Reach
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from app.scheduling.prefix_index import Hashes, PrefixIndex
+    from app.scheduling.kv_view import KvView
+    from app.scheduling.prefix_index import PrefixIndex
+    from app.workers.kv_events import KvEvent
     from app.workers.rank_load import RankLoad
 
 _REFRESH_S = 0.25
@@ -61,6 +64,7 @@ class Feeder:
     Args:
         index: Who holds which prefixes; its places are the feeder's.
         block_tokens: Tokens of a block of the index.
+        kv: What ranks tell of their caches themselves.
 
     Attributes:
         queue: What waits.
@@ -68,15 +72,15 @@ class Feeder:
         n_fed_cached_tokens: Those of them that the index said were cached.
     """
 
-    def __init__(self, index: PrefixIndex, block_tokens: int) -> None:
+    def __init__(self, index: PrefixIndex, block_tokens: int, kv: KvView | None = None) -> None:
         self._index = index
-        self._block_tokens = block_tokens
+        self._prefixes = Prefixes(index, block_tokens, kv)
         self._ledgers: list[RankLedger | None] = [None] * index.n_places
         self._table = RankTable(index.n_places)
         self._turns = Turns()
         self._hits = HitChecks()
         self._version = 0
-        self._to_add: list[tuple[int, Hashes]] = []
+        self._to_add: list[tuple[int, Waiting]] = []
         self.queue = WaitQueue(index.n_places)
         self.reach = Reach(self.queue, self._table)
         self.n_fed_tokens = self.n_fed_cached_tokens = 0.0
@@ -97,7 +101,7 @@ class Feeder:
         self._ledgers[place] = ledger
         self._table.note(place, ledger)
         self._hits.restart(place, is_new=True)
-        self._index.add_rank(place, capacity_blocks)
+        self._prefixes.add_rank(place, capacity_blocks)
         self._version += 1
 
     def remove_rank(self, place: int) -> None:
@@ -105,12 +109,13 @@ class Feeder:
         self._ledgers[place] = None
         self._table.close(place)
         self.forget(place)
+        self._prefixes.close(place)
 
     def forget(self, place: int) -> None:
         """Forgets what a rank's cache held, as after a flush."""
         self.settle()
         self._hits.restart(place)
-        self._index.forget(place)
+        self._prefixes.forget(place)
         self._version += 1
 
     @property
@@ -119,17 +124,20 @@ class Feeder:
         return bool(self._to_add)
 
     def settle(self) -> None:
-        """Takes into the index what was fed; to be called when there is time.
-
-        Whatever reads the index does it first.
-        """
-        for place, hashes in self._to_add:
+        """Takes into the index what was fed, when there is time and before the index is read."""
+        for place, waiting in self._to_add:
             if self._ledgers[place] is not None:
-                self._index.add(place, hashes)
+                self._prefixes.add(place, waiting)
         self._to_add.clear()
 
+    def take_kv(self, place: int, event: KvEvent) -> None:
+        """Takes an engine's word on its cache."""
+        self.settle()
+        self._prefixes.take(place, event)
+        self._version += 1
+
     def ledger(self, place: int) -> RankLedger | None:
-        """The account of the rank at a place, if there is one."""
+        """The account of a rank."""
         return self._ledgers[place]
 
     def take(self, place: int, snapshot: RankLoad) -> None:
@@ -170,6 +178,10 @@ class Feeder:
             n_predicted = fed.waiting.n_tokens - fed.n_uncached
             if self._hits.note(fed.place, n_predicted, n_cached):
                 self.forget(fed.place)
+        if fed.waiting.prompt is not None:
+            self.settle()
+            self._prefixes.finish(fed.place, fed.waiting)
+            self._version += 1
         ledger = self._ledgers[fed.place]
         if ledger is not None:
             ledger.finish(fed.sent, now_s, is_ok=is_ok)
@@ -258,7 +270,7 @@ class Feeder:
         n_uncached = float(self.queue.uncached[waiting.row, place])
         self.remove(waiting)
         self._turns.charge(waiting, n_uncached)
-        self._to_add.append((place, waiting.hashes))
+        self._to_add.append((place, waiting))
         self._version += 1
         self.n_fed_tokens += waiting.n_tokens
         self.n_fed_cached_tokens += waiting.n_tokens - n_uncached
@@ -279,7 +291,7 @@ class Feeder:
 
     def _read(self, waiting: Waiting, now_s: float) -> None:
         self.settle()
-        known = self._index.known(waiting.hashes) * self._block_tokens
+        known = self._prefixes.n_cached(waiting)
         # An engine always computes the last token.
         row = np.maximum(waiting.n_tokens - known, 1)
         self.queue.uncached[waiting.row] = np.where(waiting.places, row, np.inf)

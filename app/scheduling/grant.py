@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from app.scheduling.standing import ANYBODY, Standing
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from app.errors import Leg
     from app.protocol.facts import RequestFacts
     from app.scheduling.reason import Reason
@@ -33,11 +35,13 @@ class Ask:
         facts: What is known of it.
         excluded: Ids of workers that were tried already.
         standing: Whose it is and how urgent; a queue orders by it.
+        token_ids: Its prompt as tokens, where the gateway has them and it is a single one.
     """
 
     facts: RequestFacts
     excluded: frozenset[str] = frozenset()
     standing: Standing = ANYBODY
+    token_ids: Sequence[int] | None = None
 
 
 @dataclass(slots=True)

@@ -91,6 +91,10 @@ class Places:
             )
         return places
 
+    def known(self, worker: Worker) -> Sequence[int]:
+        """The places of a worker's ranks; those of one that takes no requests if it has some."""
+        return self.of(worker) if worker.state is State.READY else self._of.get(worker.id, ())
+
     def drop(self, worker_id: str) -> None:
         """Forgets a worker that was removed or started anew."""
         for place in self._of.pop(worker_id, ()):

@@ -30,6 +30,7 @@ class QueueLimits:
         index_bytes: Memory of the prefix index.
         poll_s: How often workers are asked for their load.
         n_places: Prefill ranks that are told apart; a block of the index has a bit for each.
+        kv_bytes: Memory of what workers tell of their caches; 0: nobody listens.
     """
 
     n_waiting: int = 4096
@@ -37,6 +38,7 @@ class QueueLimits:
     index_bytes: int = 64 * 1024 * 1024
     poll_s: float = 0.1
     n_places: int = 192
+    kv_bytes: int = 0
 
 
 @dataclass(slots=True, eq=False)

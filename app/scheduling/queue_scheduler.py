@@ -11,10 +11,13 @@ from typing import TYPE_CHECKING
 
 from app.errors import GatewayError, NoPairAvailable
 from app.scheduling.decode_room import DecodeRoom, n_kv_tokens
+from app.scheduling.entering import to_waiting
 from app.scheduling.feeder import Feeder
+from app.scheduling.kv_intake import KvIntake
+from app.scheduling.kv_view import KvView
 from app.scheduling.places import Places
 from app.scheduling.prefix_index import PrefixIndex
-from app.scheduling.prompt_blocks import BLOCK_TOKENS, block_hashes
+from app.scheduling.prompt_blocks import BLOCK_TOKENS
 from app.scheduling.queue_parts import (
     Held,
     QueueLimits,
@@ -27,7 +30,6 @@ from app.scheduling.queue_reason import why_fed
 from app.scheduling.queue_view import QueueView
 from app.scheduling.scheduler import Outcome
 from app.scheduling.unplaced import Unplaced
-from app.scheduling.wait_queue import Waiting
 from app.workers.worker import Role
 
 if TYPE_CHECKING:
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
     from app.scheduling.scheduler import Ask, Grant, LocalScheduler
     from app.scheduling.solo import SoloGrant
     from app.scheduling.usable import UsableGroup
+    from app.scheduling.wait_queue import Waiting
     from app.workers.rank_load import RankLoad
     from app.workers.registry import Registry
     from app.workers.worker import Worker
@@ -61,6 +64,7 @@ class QueueScheduler:
 
     Attributes:
         view: The queue as metrics show it.
+        kv: Takes what workers tell of their caches; None if nobody listens.
     """
 
     def __init__(
@@ -74,10 +78,12 @@ class QueueScheduler:
         self._now_s = now_s
         self._limits = limits if limits is not None else QueueLimits()
         index = PrefixIndex(self._limits.index_bytes, self._limits.n_places)
-        self._feeder = Feeder(index, BLOCK_TOKENS)
+        kv = KvView(self._limits.kv_bytes) if self._limits.kv_bytes else None
+        self._feeder = Feeder(index, BLOCK_TOKENS, kv)
         self._places = Places(
             self._feeder, index.n_places, BLOCK_TOKENS, self._limits.poll_s * _STALE_POLLS
         )
+        self.kv = None if kv is None else KvIntake(self._feeder, self._places, kv)
         self._unplaced = Unplaced()
         self._room = DecodeRoom()
         self.view = QueueView(self._feeder, self._places, now_s)
@@ -107,21 +113,13 @@ class QueueScheduler:
         if self.n_waiting >= self._limits.n_waiting:
             raise queue_full(self.n_waiting)
         answer: asyncio.Future[Grant] = asyncio.get_running_loop().create_future()
-        facts, standing = ask.facts, ask.standing
-        waiting = Waiting(
-            block_hashes(facts),
-            facts.n_prompt_tokens,
-            now_s,
-            places,
-            standing.key,
-            standing.slo,
-            tag=Wish(ask, answer, groups),
-        )
+        wish = Wish(ask, answer, groups)
+        waiting = to_waiting(wish, now_s, places, wants_tokens=self.kv is not None)
         self._feeder.add(waiting, now_s)
         # Who is alone need not be told once more which workers are usable.
         self._pump(places if self.n_waiting == 1 else None)
         # From now on workers may come and go.
-        waiting.tag.groups = None
+        wish.groups = None
         if answer.done():
             return answer.result()
         return await self._wait(waiting, answer)

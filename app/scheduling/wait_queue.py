@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from app.scheduling.prefix_index import Hashes
+    from app.scheduling.token_prompt import TokenPrompt
 
 _FIRST_ROWS = 64
 
@@ -31,6 +32,7 @@ class Waiting:
         key: Whom it is counted to; keys share the ranks by tokens.
         slo: Its class.
         tag: The caller's own.
+        prompt: Its tokens, where they are known and somebody tells what tokens it has cached.
         row: Its row in the table; -1 while it is not in the queue.
         read_s: When its row was worked out.
         read_version: Of the index, at that time.
@@ -43,6 +45,7 @@ class Waiting:
     key: str = ""
     slo: SloClass = NO_CLASS
     tag: Any = None
+    prompt: TokenPrompt | None = None
     row: int = field(default=-1)
     read_s: float = field(default=0.0)
     read_version: int = field(default=-1)

@@ -60,6 +60,8 @@ class SimConfig:
     """How many requests the counters remember."""
     keep_alive_s: int = 5
     """How long a connection may be idle (``SGLANG_TIMEOUT_KEEP_ALIVE``)."""
+    has_kv_events: bool = False
+    """It was started with ``--kv-events-config`` and a ZeroMQ publisher."""
     said: Mapping[str, Any] = field(default_factory=dict)
     """Members of ``/server_info`` that it says otherwise than it is."""
 

@@ -136,7 +136,8 @@ class PrefillEngine:
                 job.task.cancel(KILLED)
                 job.task = None
             job.fail(500, "The worker was killed.")
-        self.flush()
+        for rank in self.ranks:
+            rank.cache.restart()
 
     def load(self, rank: int) -> dict[str, Any]:
         """See ``Engine``."""

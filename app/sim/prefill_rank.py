@@ -10,6 +10,7 @@ from app.clock import Clock
 from app.sim.config import FAKE_HOST, SimConfig
 from app.sim.counters import Counters
 from app.sim.jobs import Job
+from app.sim.kv_log import kv_log
 from app.sim.prefix_cache import PrefixCache
 from app.sim.queue_order import chunk_limit, next_job
 from app.sim.rendezvous import Rendezvous
@@ -38,7 +39,9 @@ class PrefillRank:
         self.queue: deque[Job] = deque()
         self.running: list[Job] = []
         self.sending: list[tuple[float, Job, dict[str, Any]]] = []
-        self.cache = PrefixCache(config.page_size, config.max_total_tokens)
+        self.cache = PrefixCache(
+            config.page_size, config.max_total_tokens, kv_log(config.has_kv_events)
+        )
         self.n_held = 0
         self.n_computed = 0
         self.busy_us = 0

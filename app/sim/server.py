@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from app.clock import Clock
 from app.sim.config import Role, SimConfig
@@ -19,6 +19,9 @@ from app.sim.listener import Listener
 from app.sim.prefill import PrefillEngine
 from app.sim.rendezvous import Rendezvous
 from app.sim.sglang_app import SglangApp
+
+if TYPE_CHECKING:
+    from app.sim.kv_zmq import KvPublisher
 
 QUICK: Mapping[str, Any] = {
     "disconnect_notice_s": 0.2,
@@ -56,7 +59,9 @@ class SglangSim:
             ports=lambda: (self.port, self.bootstrap_port),
             control=Control(self),
             now_s=now_s,
+            kv_events=self.kv_events,
         )
+        self.kv_publishers = self._publishers()
         self._listener = Listener(app, self.config.host, keep_alive_s=self.config.keep_alive_s)
         self._group = asyncio.TaskGroup()
         self._engine_task: asyncio.Task[None] | None = None
@@ -83,6 +88,8 @@ class SglangSim:
     async def kill(self) -> None:
         """Like kill -9: no listener, every connection reset, every request forgotten."""
         self._listener.kill()
+        for publisher in self.kv_publishers:
+            publisher.stop()
         self._rendezvous.kill()
         self.engine.reset()
         await self._listener.settle()
@@ -92,6 +99,8 @@ class SglangSim:
         if self.config.role == "prefill":
             await self._rendezvous.start(self.config.host, self._bootstrap_port)
             self._bootstrap_port = self._rendezvous.port
+        for publisher in self.kv_publishers:
+            publisher.start(self._group)
         self.port = await self._listener.start(self.port)
 
     def refuse_connections(self) -> None:
@@ -155,6 +164,34 @@ class SglangSim:
     def counted(self) -> dict[str, Any]:
         """What it counted, and the latest requests."""
         return self.counters.as_json()
+
+    def kv_events(self) -> dict[str, Any] | None:
+        """What ``/server_info`` says of them; None: it publishes none."""
+        if not self.kv_publishers:
+            return None
+        first = self.kv_publishers[0]
+        return {
+            "publisher": "zmq",
+            "endpoint_host": "*",
+            "endpoint_port_base": first.port,
+            "topic": "",
+            "block_size": self.config.page_size,
+            "dp_size": self.config.dp_size,
+            "replay_endpoint_port_base": first.replay_port,
+        }
+
+    def _publishers(self) -> list[KvPublisher]:
+        if not isinstance(self.engine, PrefillEngine) or not self.config.has_kv_events:
+            return []
+        # ZeroMQ is of an extra.
+        from app.sim.kv_zmq import KvPublisher  # noqa: PLC0415
+
+        logs = [rank.cache.log for rank in self.engine.ranks]
+        return [
+            KvPublisher(log, rank, self.config.host)
+            for rank, log in enumerate(logs)
+            if log is not None
+        ]
 
     def _describe(self) -> dict[str, Any]:
         return {

@@ -51,7 +51,9 @@ def model_info(config: SimConfig) -> dict[str, Any]:
     }
 
 
-def server_info(config: SimConfig, port: int, bootstrap_port: int) -> dict[str, Any]:
+def server_info(
+    config: SimConfig, port: int, bootstrap_port: int, kv_events: dict[str, Any] | None = None
+) -> dict[str, Any]:
     """``GET /server_info``: the members a gateway may want, not all 556."""
     return {
         "model_path": config.model_id,
@@ -88,7 +90,7 @@ def server_info(config: SimConfig, port: int, bootstrap_port: int) -> dict[str, 
         "status": "ready",
         "max_total_num_tokens": config.max_total_tokens,
         "max_req_input_len": config.max_input_tokens,
-        "kv_events": None,
+        "kv_events": kv_events,
         "internal_states": [
             {
                 "last_gen_throughput": 0.0,

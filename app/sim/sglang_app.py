@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 from collections.abc import Callable
+from typing import Any
 
 from app.clock import Clock
 from app.sim import server_info
@@ -36,6 +37,7 @@ class SglangApp:
         ports: Its own port and its bootstrap port, known once it listens.
         control: The simulator's own routes.
         now_s: Monotonic seconds.
+        kv_events: Where it publishes its KV events.
     """
 
     def __init__(
@@ -48,12 +50,14 @@ class SglangApp:
         ports: Callable[[], tuple[int, int]],
         control: Control,
         now_s: Clock,
+        kv_events: Callable[[], dict[str, Any] | None] = lambda: None,
     ) -> None:
         self._config = config
         self._engine = engine
         self._counters = counters
         self._faults = faults
         self._ports = ports
+        self._kv_events = kv_events
         self._control = control
         self._generation = Generation(config, engine, counters, now_s)
 
@@ -121,7 +125,9 @@ class SglangApp:
         elif path in ("/model_info", "/get_model_info"):
             await exchange.json(200, server_info.model_info(self._config))
         elif path in ("/server_info", "/get_server_info"):
-            await exchange.json(200, server_info.server_info(self._config, *self._ports()))
+            await exchange.json(
+                200, server_info.server_info(self._config, *self._ports(), self._kv_events())
+            )
         elif path == "/v1/loads":
             await exchange.json(200, server_info.loads(self._config, self._engine))
         elif path == "/flush_cache":

@@ -19,6 +19,7 @@ from app.sim.vllm_config import VllmConfig
 from app.sim.vllm_counters import VllmCounters
 from app.sim.vllm_engine import VllmEngine
 from app.sim.vllm_faults import VllmFaultBook, VllmFaultKind
+from app.sim.vllm_kv_events import following
 from app.sim.vllm_tokens import SimTokenizer
 from app.upstream.generated import common_pb2, health_pb2, health_pb2_grpc
 from app.upstream.generated import vllm_engine_pb2 as pb
@@ -42,7 +43,7 @@ _Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class VllmAdmin(VllmEngineServicer):
-    """Every RPC but Generate and Abort; embeddings, profiling and KV events are UNIMPLEMENTED.
+    """Every RPC but Generate and Abort; embeddings and profiling are UNIMPLEMENTED.
 
     Args:
         config: The worker.
@@ -201,8 +202,16 @@ class VllmAdmin(VllmEngineServicer):
     async def SubscribeKvEvents(
         self, request: common_pb2.SubscribeKvEventsRequest, context: _Context
     ) -> AsyncIterator[common_pb2.KvEventBatch]:
-        """Not offered, as by an engine that was started without KV events."""
-        yield await _not_offered(context)
+        """What all ranks tell of their caches from now on, where KV events are configured."""
+        if not self._config.has_kv_events:
+            yield await _not_offered(context)
+        await self._faulty("SubscribeKvEvents", context)
+        if request.start_sequence_number:
+            await context.abort(grpc.StatusCode.OUT_OF_RANGE, "There is no history.")
+        with following(self._engine.ranks) as told:
+            await context.send_initial_metadata(())
+            while True:
+                yield await told.get()
 
     async def _faulty(self, rpc: str, context: _Context) -> VllmFaultKind | None:
         """Do what the fault for this call says; returns its kind if it is left to the caller."""

@@ -79,6 +79,8 @@ class VllmConfig:
     model_dtype: str = "torch.float32"
     pairing_protocol: str = ""
     reasoning_parser: str = ""
+    has_kv_events: bool = False
+    """It was started with ``--kv-events-config`` and a ZeroMQ publisher."""
     tls: ServerTls | None = None
     version: str = VERSION
     n_kept_seen: int = 10_000

@@ -137,7 +137,7 @@ class VllmEngine:
         self.connector.clear()
         for rank in self.ranks:
             rank.clear()
-        self.flush()
+            rank.cache.restart()
         self._new_identity()
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:

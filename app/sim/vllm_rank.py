@@ -6,6 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 
+from app.sim.kv_log import kv_log
 from app.sim.prefix_cache import PrefixCache
 from app.sim.vllm_config import VllmConfig
 from app.sim.vllm_connector import Connector
@@ -44,7 +45,9 @@ class VllmRank:
         """Loads that are under way, also those of requests that are over."""
         self.arrived: deque[VllmJob] = deque()
         self.running: list[VllmJob] = []
-        self.cache = PrefixCache(config.block_size, config.max_total_tokens)
+        self.cache = PrefixCache(
+            config.block_size, config.max_total_tokens, kv_log(config.has_kv_events)
+        )
         self.n_held = 0
         self.n_cached = 0
         self.n_asked = 0

@@ -7,6 +7,7 @@ from typing import Any
 
 import orjson
 
+from app.workers.kv_events import KvSource
 from app.workers.sglang_facts import SglangFacts
 from app.workers.worker import Role, WorkerInfo
 
@@ -84,7 +85,22 @@ def worker_info(
         load_balance_method=_text(server.get("load_balance_method")),
         context_length=context_length,
         sglang=sglang_facts(server),
+        kv_source=kv_source(server.get("kv_events")),
     )
+
+
+def kv_source(said: object) -> KvSource | None:
+    """Read where the worker publishes its KV events; None: nowhere that can be reached.
+
+    Ports are those of its first rank. The host is the worker's own: SGLang binds all addresses,
+    and one that it names would be where it connects to.
+    """
+    if not isinstance(said, dict) or said.get("publisher") != "zmq":
+        return None
+    port, replay = (_port(said.get(f"{name}endpoint_port_base")) for name in ("", "replay_"))
+    if port is None:
+        return None
+    return KvSource(port, replay_port=replay, topic=_text(said.get("topic")) or "")
 
 
 def sglang_facts(server: Mapping[str, Any]) -> SglangFacts | None:
@@ -138,6 +154,11 @@ def _text(value: object) -> str | None:
 def _dtype(value: object) -> str:
     name = _text(value) or ""
     return _DTYPES.get(name, name)
+
+
+def _port(value: object) -> int | None:
+    port = _count(value)
+    return port if port is not None and port <= 65535 else None
 
 
 def _count(value: object) -> int | None:

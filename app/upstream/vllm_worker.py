@@ -24,8 +24,10 @@ from app.upstream.vllm_bundle import read_bundle
 from app.upstream.vllm_call import VllmCall
 from app.upstream.vllm_channel import SERVICE, Answer, GrpcClient, Metadata, Method, open_channel
 from app.upstream.vllm_info import as_dict, conflict, same_engine, worker_info
+from app.upstream.vllm_kv_events import read_kv_events
 from app.upstream.vllm_messages import to_wire
 from app.upstream.vllm_open_calls import OpenCalls
+from app.workers.kv_events import KvBatch
 from app.workers.probe_rules import ProbeResult
 from app.workers.states import State
 from app.workers.worker import Worker, WorkerInfo, rank_conflict
@@ -237,6 +239,10 @@ class VllmWorker:
     def tokenizer_bundle(self) -> AsyncGenerator[bytes, None]:
         """Yield the zip of the worker's tokenizer files, see :func:`read_bundle`."""
         return read_bundle(self._channel, self._metadata())
+
+    def kv_events(self) -> AsyncGenerator[KvBatch]:
+        """Yield what the worker tells of its KV caches, see :func:`read_kv_events`."""
+        return read_kv_events(self._channel, self._metadata())
 
     async def _readiness(self) -> ProbeResult:
         check = health_pb2.HealthCheckRequest(service=SERVICE)

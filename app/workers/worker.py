@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from app.clock import Clock
+    from app.workers.kv_events import KvSource
     from app.workers.sglang_facts import SglangFacts
     from app.workers.vllm_facts import VllmFacts
 
@@ -120,6 +121,7 @@ class WorkerInfo:
     context_length: int | None = None
     vllm: VllmFacts | None = None
     sglang: SglangFacts | None = None
+    kv_source: KvSource | None = None
 
 
 NO_INFO = WorkerInfo()
@@ -161,6 +163,7 @@ class Worker:
         "n_held",
         "n_leases",
         "n_successes",
+        "prefix_view",
         "rank_leases",
         "spec",
         "state",
@@ -205,6 +208,8 @@ class Worker:
         """Failed probes in a row."""
         self.n_successes = 0
         """Good probes in a row."""
+        self.prefix_view = ""
+        """How well its prefix caches are known; empty: nobody listens to its KV events."""
 
     def __repr__(self) -> str:
         return f"Worker({self.spec.role} {self.spec.url} {self.state})"

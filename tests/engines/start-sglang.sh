@@ -9,7 +9,7 @@
 #   BASE_PORT=32210    HTTP ports, one after another: prefills, then decodes;
 #                      a prefill's bootstrap port is its port + 100
 #   MODEL_NAME=smollm2  MAX_TOKENS=8192 (KV pool)  WAIT_S=300
-#   PIN=1              a core for each worker (0: not)      EXTRA_ARGS=
+#   PIN=1              a core for each worker (0: not)      EXTRA_ARGS=   PREFILL_ARGS=
 set -eu
 
 here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
@@ -63,8 +63,9 @@ worker() {
 started_s=$(date +%s)
 i=0
 while [ $i -lt "$n_prefill" ]; do
+    # shellcheck disable=SC2086
     worker "prefill-$i" $i --disaggregation-mode prefill \
-        --disaggregation-bootstrap-port $((base + i + 100))
+        --disaggregation-bootstrap-port $((base + i + 100)) ${PREFILL_ARGS:-}
     i=$((i + 1))
 done
 i=0

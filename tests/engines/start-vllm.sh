@@ -10,7 +10,7 @@
 #                      a worker's NIXL side channel is its port + 500, a prefill's
 #                      Mooncake bootstrap server its port + 100
 #   MODEL_NAME=smollm2  MAX_LEN=4096  KV_BYTES=512M  LEASE_S=30  WAIT_S=300
-#   PIN=1              a core for each worker (0: not)      EXTRA_ARGS=
+#   PIN=1              a core for each worker (0: not)      EXTRA_ARGS=   PREFILL_ARGS=
 set -eu
 
 here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
@@ -59,10 +59,13 @@ sys.exit(answer.status != health_pb2.HealthCheckResponse.SERVING)
 PY
 }
 
-# worker NAME INDEX ROLE
+# worker NAME INDEX ROLE FLAGS...
 worker() {
     name=$1
-    port=$((base + $2))
+    index=$2
+    role=$3
+    shift 3
+    port=$((base + index))
     case $connector in
     nixl) kv="\"kv_connector\":\"NixlConnector\",\"kv_connector_extra_config\":{\"kv_lease_duration\":${LEASE_S:-30}}" ;;
     mooncake) kv="\"kv_connector\":\"MooncakeConnector\",\"engine_id\":\"$name\",\"kv_connector_extra_config\":{\"mooncake_protocol\":\"tcp\"}" ;;
@@ -70,19 +73,20 @@ worker() {
     esac
     # shellcheck disable=SC2086
     VLLM_NIXL_SIDE_CHANNEL_PORT=$((port + 500)) VLLM_MOONCAKE_BOOTSTRAP_PORT=$((port + 100)) \
-        setsid ${pin:+taskset -c $(($2 % cores))} "$py" -W ignore -m vllm.entrypoints.grpc_server \
+        setsid ${pin:+taskset -c $((index % cores))} "$py" -W ignore -m vllm.entrypoints.grpc_server \
         --model "$model" --served-model-name "${MODEL_NAME:-smollm2}" \
         --host 127.0.0.1 --port "$port" --dtype float32 --enforce-eager \
         --max-model-len "${MAX_LEN:-4096}" --kv-cache-memory-bytes "${KV_BYTES:-512M}" \
-        --kv-transfer-config "{$kv,\"kv_role\":\"$3\",\"kv_buffer_device\":\"cpu\"}" \
-        --enable-log-requests ${EXTRA_ARGS:-} > "$run/$name.log" 2>&1 < /dev/null &
+        --kv-transfer-config "{$kv,\"kv_role\":\"$role\",\"kv_buffer_device\":\"cpu\"}" \
+        --enable-log-requests "$@" ${EXTRA_ARGS:-} > "$run/$name.log" 2>&1 < /dev/null &
     note "$run/$name.pid" $!
 }
 
 started_s=$(date +%s)
 i=0
 while [ $i -lt "$n_prefill" ]; do
-    worker "prefill-$i" $i kv_producer
+    # shellcheck disable=SC2086
+    worker "prefill-$i" $i kv_producer ${PREFILL_ARGS:-}
     i=$((i + 1))
 done
 i=0
