@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from app.clock import Clock
+from app.cluster.brain_seat import BrainSeat
+from app.cluster.pipe_seat import PipeSeat
 from app.observability.log import get_logger
 from app.policies.base import Policy
 from app.policies.catalog import POLICIES
@@ -27,8 +29,12 @@ def build_scheduler(
     clients: WorkerClients,
     counts: SoloCounts,
     now_s: Clock,
+    seat: BrainSeat | PipeSeat | None = None,
 ) -> tuple[Scheduler, LoadWatch | None, RunningPolicies]:
     """Builds the scheduler, for a prefill queue the watch over the workers' loads, the policies."""
+    if isinstance(seat, PipeSeat):
+        far = seat.scheduler(solo_chooser(settings, counts, now_s), now_s)
+        return far, None, _policies(settings, far.early, now_s)
     early = LocalScheduler(
         registry,
         prefill_policy=_policy(settings.prefill_policy_name, settings, now_s),
