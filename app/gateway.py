@@ -230,7 +230,7 @@ def _health(
         registry,
         probe=lambda worker: clients.control(worker).probe(),
         register=lambda worker: clients.control(worker).register(),
-        has_heard=clients.take_heard,
+        has_heard=seat.has_heard if isinstance(seat, BrainSeat) else clients.take_heard,
         now_s=now_s,
     )
     rules = ProbeRules(

@@ -67,6 +67,7 @@ class BrainSeat:
         """Each with whether it was welcomed."""
         self._n_changes = 0
         self._said: dict[str, Pulse] = {}
+        self._heard: set[str] = set()
         self._pages: dict[tuple[PipeDesk, int], asyncio.Future[tuple[int, int, Page]]] = {}
         self._n_pages = 0
         self._is_restored = asyncio.Event()
@@ -85,6 +86,13 @@ class BrainSeat:
     def show(self, own: CollectorRegistry, watch: ProcessWatch) -> None:
         """Takes this process's metrics, which are shown together with the pipes'."""
         self.shown = MergedPages(own, watch, self.pages)
+
+    def has_heard(self, worker: Worker) -> bool:
+        """Tells whether the worker sent some pipe something since this was asked last."""
+        if worker.id in self._heard:
+            self._heard.discard(worker.id)
+            return True
+        return False
 
     def connections(self, clients: Connections) -> Connections:
         """Returns the connections to the workers, the pipes' included."""
@@ -147,7 +155,7 @@ class BrainSeat:
             if key[0] is desk and not page.done():
                 page.cancel()
         if desk.number:
-            self._log.warning("pipe has left", pipe=desk.number, epoch=self._epoch)
+            self._log.info("pipe has left", pipe=desk.number, epoch=self._epoch)
 
     def _on_call(self, desk: PipeDesk, message: Message) -> None:
         what, *words = message
@@ -155,6 +163,8 @@ class BrainSeat:
             desk.number, desk.revision, desk.copies = words
             if self._is_restored.is_set():
                 self._welcome(desk)
+        elif what == "heard":
+            self._heard.update(words[0])
         elif what == "call":
             desk.tasks.create_task(self._serve(desk, *words))
         elif what == "reply":
@@ -192,6 +202,7 @@ class BrainSeat:
         self._n_changes += 1
         if event == "removed":
             self._said.pop(worker.id, None)
+            self._heard.discard(worker.id)
             self.tell_all("gone", worker.id, worker.state_reason, self._revision)
         else:
             self.tell_all("worker", event, copy_of(worker), self._revision)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from app.cluster.wire import Message
 
-SILENCE_S = 1.5
+SILENCE_S = 2.0
 """The brain says something each tenth of a second; one that is silent for so long is away."""
 _LOOK_S = 0.25
 _RETRY_S = 0.05
@@ -58,6 +58,7 @@ class Link:
         self._answers: dict[int, asyncio.Future[Any]] = {}
         self._numbers = itertools.count(1)
         self._log = structlog.get_logger("tandem.cluster")
+        self._is_ending = False
         self.is_up = False
         self.epoch = 0
         self.n_losses = 0
@@ -103,14 +104,9 @@ class Link:
 
     async def run(self) -> None:
         """Keeps the connection up until cancelled."""
-        try:
-            while True:
-                await self._connect()
-                await asyncio.sleep(_RETRY_S)
-        finally:
-            if self._wire is not None:
-                self._wire.close()
-                self._lose()
+        while True:
+            await self._connect()
+            await asyncio.sleep(_RETRY_S)
 
     async def _connect(self) -> None:
         loop = asyncio.get_running_loop()
@@ -135,6 +131,9 @@ class Link:
                         await asyncio.sleep(_RETRY_S)
                         if loop.time() - wire.heard_s > SILENCE_S:
                             break
+        except asyncio.CancelledError:
+            self._is_ending = True
+            raise
         finally:
             wire.abort()
             self._lose()
@@ -171,7 +170,8 @@ class Link:
         if self.is_up:
             self.is_up = False
             self.n_losses += 1
-            self._log.warning("brain is away", epoch=self.epoch)
+            if not self._is_ending:
+                self._log.warning("brain is away", epoch=self.epoch)
         for answer in tuple(self._answers.values()):
             if not answer.done():
                 answer.set_exception(_away())

@@ -20,15 +20,16 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
 
     from app.clock import Clock
+    from app.cluster.clients import Clients
     from app.cluster.wire import Message
     from app.cluster.worker_copy import Pulse, Revision, WorkerCopy
     from app.scheduling.solo_chooser import SoloChooser
     from app.workers.breaker import Breaker
-    from app.workers.drain import Connections
     from app.workers.worker import Worker
 
 FIRST_WORD_S = 30.0
 """A pipe accepts nobody before it knows the workers, unless the brain stays away for so long."""
+REPORT_S = 0.25
 _LOOK_S = 0.05
 
 
@@ -66,7 +67,7 @@ class PipeSeat:
         self._mirror = Mirror(self.link.tell, make_breaker, now_s)
         return self._mirror
 
-    def connections(self, clients: Connections) -> Connections:
+    def connections(self, clients: Clients) -> Clients:
         """Takes the connections to the workers, which are closed when the brain says so."""
         self._clients = clients
         return clients
@@ -86,13 +87,14 @@ class PipeSeat:
         """While it lasts the connection to the brain is kept up."""
         async with asyncio.TaskGroup() as tasks:
             self._tasks = tasks
-            keeping = tasks.create_task(self.link.run())
+            keeping = [tasks.create_task(self.link.run()), tasks.create_task(self._report())]
             await self.link.welcomed(FIRST_WORD_S)
             try:
                 yield
             finally:
                 self._tasks = None
-                keeping.cancel()
+                for task in keeping:
+                    task.cancel()
 
     async def call(self, *request: Any) -> Any:
         """Has the brain serve a request of the control plane.
@@ -145,6 +147,14 @@ class PipeSeat:
     async def _reply(self, no: int) -> None:
         # Beside the loop, as for a listener.
         self.link.tell("reply", no, os.getpid(), await asyncio.to_thread(self.page))
+
+    async def _report(self) -> None:
+        """Tells which workers sent something: the brain's probes may find them too busy."""
+        while True:
+            await asyncio.sleep(REPORT_S)
+            heard = [w.id for w in self._mirror.workers() if self._clients.take_heard(w)]
+            if heard:
+                self.link.tell("heard", heard)
 
     def _drop(self, worker: Worker) -> None:
         if self._tasks is not None:

@@ -120,6 +120,7 @@ class Supervisor:
                 child.n_starts += 1
                 child.started_s = time.monotonic()
                 child.pid = _fork(child, mask)
+                self._log.info("process started", name=child.name, pid=child.pid)
 
     def _take(self, number: int) -> None:
         if number in _STOPPING:

@@ -58,12 +58,6 @@ class Wire(asyncio.Protocol):
             self._loop.call_soon(self._flush)
         self._unsaid.append(message)
 
-    def close(self) -> None:
-        """Ends the connection after what was said."""
-        self._flush()
-        if self._transport is not None:
-            self._transport.close()
-
     def abort(self) -> None:
         """Ends the connection now."""
         if self._transport is not None:
