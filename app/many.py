@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import signal
 import socket
+import sys
 import tempfile
+from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -27,6 +30,7 @@ from app.server import bind, bind_metrics, bind_shared, run_server
 from app.settings import Settings, SettingsError, flag_name
 
 _BACKLOG = 128
+REFUSED = 2
 
 
 def serve(settings: Settings) -> int:
@@ -56,13 +60,19 @@ def serve(settings: Settings) -> int:
         door.listen(_BACKLOG)
         door.setblocking(False)
 
+        ready, is_ready = os.pipe()
+        stack.callback(os.close, ready)
+        stack.callback(os.close, is_ready)
+
         def close_listeners() -> None:
             for listener in listeners:
                 listener.close()
 
         def be_brain(n_starts: int) -> int:
             close_listeners()
-            return _be_brain(settings, door, metrics_socket, n_starts)
+            return _told(
+                lambda: _be_brain(settings, door, metrics_socket, n_starts, is_ready), "brain"
+            )
 
         def be_pipe(number: int, n_starts: int) -> int:
             del n_starts
@@ -71,13 +81,23 @@ def serve(settings: Settings) -> int:
             door.close()
             if metrics_socket is not None:
                 metrics_socket.close()
-            return _be_pipe(settings, own, number, path)
+            return _told(lambda: _be_pipe(settings, own, number, path), f"pipe-{number}")
 
         pipes = [
             Child(f"pipe-{number}", partial(be_pipe, number))
             for number in range(1, settings.workers + 1)
         ]
-        return Supervisor(Child("brain", be_brain), pipes, close_listeners).run()
+        return Supervisor(Child("brain", be_brain), pipes, close_listeners, ready).run()
+
+
+def _told(run: Callable[[], int], name: str) -> int:
+    """Runs a process's part; a setting that cannot be used is told, by one of the pipes."""
+    try:
+        return run()
+    except SettingsError as error:
+        if name in ("brain", "pipe-1"):
+            sys.stderr.write(f"tandem: {error}\n")
+        return REFUSED
 
 
 def check(settings: Settings) -> None:
@@ -103,7 +123,11 @@ def check(settings: Settings) -> None:
 
 
 def _be_brain(
-    settings: Settings, door: socket.socket, metrics_socket: socket.socket | None, n_starts: int
+    settings: Settings,
+    door: socket.socket,
+    metrics_socket: socket.socket | None,
+    n_starts: int,
+    is_ready: int,
 ) -> int:
     settings = settings.model_copy(
         # It sees no request: nothing to record, to trace or to tokenize.
@@ -123,6 +147,7 @@ def _be_brain(
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
         async with lifespan(app):
+            os.write(is_ready, b"1")
             await stop.wait()
 
     with ExitStack() as stack:

@@ -14,6 +14,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from select import select
 from typing import NoReturn
 
 import structlog
@@ -27,7 +28,7 @@ _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 10.0
 _SOUND_S = 1.0
 """A process that lived for so long is started anew at once when it dies."""
 BRAIN_END_S = 10.0
-_TICK_S = 0.5
+_TICK_S, _READY_TICK_S = 0.5, 0.02
 _PR_SET_PDEATHSIG = 1
 
 
@@ -60,12 +61,18 @@ class Supervisor:
         brain: Ends last: pipes that finish their requests tell it so.
         pipes: End at the first stop signal, each in its own time.
         on_stop: Called at the first stop signal, before anybody is told of it.
+        ready: Readable once the first brain serves: until then there is no pipe, so that a
+            setting that cannot be used is told once.
     """
 
-    def __init__(self, brain: Child, pipes: Sequence[Child], on_stop: Callable[[], None]) -> None:
+    def __init__(
+        self, brain: Child, pipes: Sequence[Child], on_stop: Callable[[], None], ready: int
+    ) -> None:
         self._brain = brain
         self._pipes = list(pipes)
         self._on_stop = on_stop
+        self._ready = ready
+        self._is_ready = False
         self._log = structlog.get_logger("tandem.cluster")
         self._is_ending = False
         self._forced_by: int | None = None
@@ -109,13 +116,18 @@ class Supervisor:
 
     def _wait_s(self) -> float:
         now_s = time.monotonic()
+        if self._is_ending:
+            return _TICK_S
+        if not self._is_ready:
+            return _READY_TICK_S
         dues = [c.due_s - now_s for c in (self._brain, *self._pipes) if not c.pid]
-        return max(0.0, min([_TICK_S, *dues])) if not self._is_ending else _TICK_S
+        return max(0.0, min([_TICK_S, *dues]))
 
     def _start_due(self, mask: set[int]) -> None:
         if self._is_ending:
             return
-        for child in (self._brain, *self._pipes):
+        self._is_ready = self._is_ready or bool(select([self._ready], [], [], 0)[0])
+        for child in (self._brain, *(self._pipes if self._is_ready else ())):
             if not child.pid and time.monotonic() >= child.due_s:
                 child.n_starts += 1
                 child.started_s = time.monotonic()
