@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from app.cluster.wire import Message
 
-SILENCE_S = 2.0
+SILENCE_S = 5.0
 """The brain says something each tenth of a second; one that is silent for so long is away."""
 _LOOK_S = 0.25
 _RETRY_S = 0.05
