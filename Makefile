@@ -10,7 +10,7 @@ SEED ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help install run demo test lint fmt types imports check bench bench-routing bench-recorded soak \
-        soak-streams bench-overload bench-scheduling test-engines pages pictures protos clean
+        soak-brain soak-streams bench-overload bench-scheduling test-engines pages pictures protos clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -64,6 +64,9 @@ bench-scheduling: $(INSTALLED) ## What the prefill queue itself costs: grants, t
 
 soak: $(INSTALLED) ## Faults, deaths and drains under load; SOAK=5m (or 2h), SEED=n
 	$(BIN)/python -m tests.soak.run --time $(SOAK) $(if $(SEED),--seed $(SEED)) $(ARGS)
+
+soak-brain: $(INSTALLED) ## kill -9 of the deciding process every 10 s under load; SOAK=5m
+	$(BIN)/python -m tests.soak.brain --time $(SOAK) $(ARGS)
 
 soak-streams: $(INSTALLED) ## 500 streams of 20 events/s for a minute
 	$(BIN)/python tests/bench/streams.py $(ARGS)

@@ -43,6 +43,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             return size(words[1:])
         settings = cli.load(words)
         # Imported here, so that --help and refusals are quick.
+        if settings.workers > 1:
+            from app.many import serve as serve_many  # noqa: PLC0415
+
+            return serve_many(settings)
         from app.server import serve  # noqa: PLC0415
 
         return serve(settings)

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from app.api.parts import Clocks, Life
 from app.clock import Clock
+from app.cluster.brain_seat import BrainSeat
+from app.cluster.pipe_seat import PipeSeat
 from app.dispatch.abort import LegReaper
 from app.dispatch.blame import Blame
 from app.dispatch.handoff_counts import HandoffCounts
@@ -83,6 +85,7 @@ class Gateway:
     discovery: PodDiscovery | None
     followed: list[FollowedFiles]
     """Keys and certificates that are read again when they change; the server adds its own."""
+    seat: BrainSeat | PipeSeat | None
 
     @property
     def decodes_alone(self) -> bool:
@@ -98,6 +101,7 @@ def build_gateway(
     settings: Settings,
     now_s: Clock = time.monotonic,
     unix_s: Clock = lambda: datetime.now(UTC).timestamp(),
+    seat: BrainSeat | PipeSeat | None = None,
 ) -> Gateway:
     """Builds every part from the settings.
 
@@ -105,13 +109,13 @@ def build_gateway(
         settings: What the operator chose.
         now_s: Clock of breakers, probes and deadlines.
         unix_s: The time of day.
+        seat: Which of several processes this is; None: there is one.
 
     Raises:
         SettingsError: A certificate, the key file or the tokenizer cannot be read.
     """
     tls = worker_tls(settings)
-    registry = Registry(now_s=now_s, make_breaker=lambda: _breaker(settings, now_s))
-    PairWatch(registry)
+    registry = _registry(settings, now_s, seat)
     clients = WorkerClients(
         connect_timeout_s=settings.connect_timeout_secs,
         idle_expiry_s=settings.upstream_pool_idle_timeout_secs,
@@ -123,11 +127,12 @@ def build_gateway(
         on_info=registry.set_info,
         now_s=now_s,
     )
-    drain = Drain(registry, clients, limit_s=settings.drain_timeout_secs, now_s=now_s)
-    health = _health(settings, registry, clients, drain, now_s)
+    connections = clients if seat is None else seat.connections(clients)
+    drain = Drain(registry, connections, limit_s=settings.drain_timeout_secs, now_s=now_s)
+    health = _health(settings, registry, clients, drain, now_s, seat)
     solo_counts = SoloCounts()
     scheduler, load_watch, policies = build_scheduler(
-        settings, registry, clients, solo_counts, now_s
+        settings, registry, clients, solo_counts, now_s, seat
     )
     reaper = LegReaper(clients)
     limits = _limits(settings)
@@ -173,6 +178,8 @@ def build_gateway(
     entrance = build_entrance(settings, now_s)
     metrics = build_metrics(registry, counts, entrance, scheduler, now_s)
     metrics.kv_watch = build_kv_watch(scheduler, registry, clients)
+    if isinstance(seat, BrainSeat):
+        seat.show(metrics.registry, metrics.watch)
     recorder = FlightRecorder(settings.recorder_mib * 1024 * 1024)
     if settings.recorder_mib:
         metrics.meters.listeners.append(recorder.add)
@@ -204,17 +211,32 @@ def build_gateway(
         url_guard=guard,
         discovery=build_discovery(settings, registry, drain, guard),
         followed=[file for file in (entrance.key_file, tls.files) if file is not None],
+        seat=seat,
     )
 
 
+def _registry(settings: Settings, now_s: Clock, seat: BrainSeat | PipeSeat | None) -> Registry:
+    if isinstance(seat, PipeSeat):
+        return seat.registry(now_s, lambda make: _breaker(settings, now_s, make))
+    make = Registry if seat is None else seat.registry
+    registry = make(now_s, lambda: _breaker(settings, now_s))
+    PairWatch(registry)
+    return registry
+
+
 def _health(
-    settings: Settings, registry: Registry, clients: WorkerClients, drain: Drain, now_s: Clock
+    settings: Settings,
+    registry: Registry,
+    clients: WorkerClients,
+    drain: Drain,
+    now_s: Clock,
+    seat: BrainSeat | PipeSeat | None,
 ) -> HealthLoop:
     checks = Checks(
         registry,
         probe=lambda worker: clients.control(worker).probe(),
         register=lambda worker: clients.control(worker).register(),
-        has_heard=clients.take_heard,
+        has_heard=seat.has_heard if isinstance(seat, BrainSeat) else clients.take_heard,
         now_s=now_s,
     )
     rules = ProbeRules(
@@ -225,7 +247,8 @@ def _health(
         is_disabled=settings.disable_health_check,
     )
     lost = LostWorkers(registry, drain, settings.remove_unhealthy_after_secs, now_s)
-    return HealthLoop(
+    make = seat.health if isinstance(seat, PipeSeat) else HealthLoop
+    return make(
         registry,
         checks,
         rules,
@@ -280,8 +303,8 @@ def _retry_rules(settings: Settings) -> RetryRules:
     )
 
 
-def _breaker(settings: Settings, now_s: Clock) -> Breaker:
-    return Breaker(
+def _breaker(settings: Settings, now_s: Clock, make: type[Breaker] = Breaker) -> Breaker:
+    return make(
         now_s,
         settings.cb_failure_threshold,
         settings.cb_success_threshold,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from app.clock import Clock
+from app.cluster.brain_seat import BrainSeat
+from app.cluster.pipe_seat import PipeSeat
 from app.gateway_kv_events import kv_bytes
 from app.observability.log import get_logger
 from app.policies.base import Policy
@@ -28,8 +30,12 @@ def build_scheduler(
     clients: WorkerClients,
     counts: SoloCounts,
     now_s: Clock,
+    seat: BrainSeat | PipeSeat | None = None,
 ) -> tuple[Scheduler, LoadWatch | None, RunningPolicies]:
     """Builds the scheduler, for a prefill queue the watch over the workers' loads, the policies."""
+    if isinstance(seat, PipeSeat):
+        far = seat.scheduler(solo_chooser(settings, counts, now_s), now_s)
+        return far, None, _policies(settings, far.early, now_s)
     early = LocalScheduler(
         registry,
         prefill_policy=_policy(settings.prefill_policy_name, settings, now_s),

@@ -23,6 +23,7 @@ from app.api.parts import Life
 from app.client_connection import ClientConnection
 from app.client_limits import ClientLimits
 from app.client_protocol import protocol_of
+from app.cluster.pipe_seat import PipeSeat
 from app.errors import ShuttingDown
 from app.gateway import Gateway
 from app.main import create_app
@@ -53,6 +54,7 @@ class GatewayServer(uvicorn.Server):
 
     Args:
         settings: What the operator chose.
+        seat: Which of several processes this is; None: there is one.
 
     Attributes:
         metrics: The gateway's.
@@ -62,9 +64,9 @@ class GatewayServer(uvicorn.Server):
         SettingsError: Something of it cannot be used.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, seat: PipeSeat | None = None) -> None:
         tls = server_tls(settings)
-        app = create_app(settings)
+        app = create_app(settings, seat)
         gateway: Gateway = app.state.gateway
         files = server_files(settings, tls)
         if files is not None:

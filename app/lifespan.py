@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from fastapi import FastAPI
 from structlog.typing import FilteringBoundLogger
 
+from app.cluster.pipe_seat import PipeSeat
 from app.entrance import log_entrance
 from app.followed_files import FollowedFiles
 from app.gateway import Gateway
@@ -42,8 +43,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         if gateway.tracing is not None:
             stack.push_async_callback(_flush, gateway.tracing, log)
         loops = await stack.enter_async_context(asyncio.TaskGroup())
-        for spec in worker_specs(gateway.settings):
-            gateway.registry.add(spec)
+        await _bring_workers(gateway, stack)
         reaping = loops.create_task(_keep_running("leg reaper", gateway.reaper.run, log))
         stack.enter_context(gateway.metrics.timing())
         others = [
@@ -77,6 +77,19 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
             await asyncio.wait({reaping}, timeout=REAP_S)
             reaping.cancel()
     log.info("gateway stopped")
+
+
+async def _bring_workers(gateway: Gateway, stack: AsyncExitStack) -> None:
+    """Registers the start-up workers, or joins the other processes and has theirs."""
+    seat, specs = gateway.seat, worker_specs(gateway.settings)
+    if seat is None:
+        for spec in specs:
+            gateway.registry.add(spec)
+    elif isinstance(seat, PipeSeat):
+        await stack.enter_async_context(seat.running())
+    else:
+        parts = gateway.scheduler, gateway.health, gateway.drain
+        await stack.enter_async_context(seat.running(*parts, specs))
 
 
 def _wake_on_hangup(followed: list[FollowedFiles], stack: AsyncExitStack) -> None:

@@ -32,17 +32,20 @@ from app.api import (
 from app.api.debug_headers import DebugHeaders
 from app.api.generation import GenerationEndpoint
 from app.api.keep_alive import KeepAlive
+from app.cluster.brain_seat import BrainSeat
+from app.cluster.pipe_seat import PipeSeat
 from app.gateway import Gateway, build_gateway
 from app.lifespan import lifespan
 from app.middleware.access_log import AccessLogMiddleware
 from app.middleware.admission import AdmissionMiddleware
 from app.middleware.auth import AuthMiddleware
 from app.middleware.cors import CorsMiddleware
+from app.middleware.forward import ForwardMiddleware
 from app.middleware.request_id import RequestIdMiddleware
 from app.middleware.short_way import ShortWayMiddleware
 from app.observability.log import configure, get_logger, is_info_shown
 from app.protocol.routes import Route
-from app.settings import Settings, SettingsError, load
+from app.settings import Settings, SettingsError, flag_name, load
 
 DESCRIPTION = (
     "OpenAI-compatible gateway for prefill/decode-disaggregated LLM serving. It picks a prefill "
@@ -70,19 +73,28 @@ class Application(FastAPI):
         return stack
 
 
-def create_app(settings: Settings | None = None) -> FastAPI:
+def create_app(
+    settings: Settings | None = None, seat: BrainSeat | PipeSeat | None = None
+) -> FastAPI:
     """Builds the application.
 
     Args:
         settings: What the operator chose; read from the environment and ``.env`` when left out.
+        seat: Which of several processes this is; None: there is one.
 
     Raises:
         SettingsError: The environment is wrong.
     """
     if settings is None:
         settings = load()
-    configure(settings.log_level, is_json=settings.log_json)
-    gateway = build_gateway(settings)
+    if settings.workers > 1 and seat is None:
+        raise SettingsError(
+            f"{flag_name('workers')} {settings.workers}: only python -m app (or tandem) runs "
+            "several processes; start it so, or ask for 1 (WEB_CONCURRENCY counts too)."
+        )
+    process = "" if seat is None else seat.name
+    configure(settings.log_level, is_json=settings.log_json, process=process)
+    gateway = build_gateway(settings, seat=seat)
     app = Application(
         title="Tandem",
         version=__version__,
@@ -114,7 +126,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     }
     _add_routes(app, endpoints, settings.max_payload_size)
     if settings.metrics_on_main:
-        app.include_router(metrics.make_router(gateway.metrics.registry))
+        shown = seat.shown if isinstance(seat, BrainSeat) else gateway.metrics
+        app.include_router(metrics.make_router(shown.registry))
     _add_layers(app, endpoints, settings, gateway)
     problem.install(app, exposes_addresses=settings.expose_worker_addresses)
     openapi.install(app, has_key=bool(gateway.entrance.keys))
@@ -146,6 +159,8 @@ def _add_layers(
 ) -> None:
     entrance = gateway.entrance
     # The last one added is the outermost.
+    if isinstance(gateway.seat, PipeSeat):
+        app.add_middleware(ForwardMiddleware, ask=gateway.seat.call)
     app.add_middleware(ShortWayMiddleware, endpoints=endpoints)
     app.add_middleware(
         AdmissionMiddleware,

@@ -9,18 +9,31 @@ from __future__ import annotations
 import socket
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, ClassVar, Self, cast
+from typing import Any, ClassVar, Protocol, Self, cast
 
+from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
-from app.gateway_metrics import GatewayMetrics
 from app.observability.log import get_logger
+from app.observability.process_watch import ProcessWatch
 
 SILENCE_S = 5.0
 """A client that says or takes nothing for so long is cut off."""
 MAX_CLIENTS = 16
 """At a time; more are cut off at once."""
 _TEXT = "text/plain; charset=utf-8"
+
+
+class Shown(Protocol):
+    """What it shows."""
+
+    @property
+    def registry(self) -> CollectorRegistry:
+        """All families."""
+
+    @property
+    def watch(self) -> ProcessWatch:
+        """Tells whether the process is stuck."""
 
 
 class MetricsListener:
@@ -31,7 +44,7 @@ class MetricsListener:
         metrics: What to show.
     """
 
-    def __init__(self, listener: socket.socket, metrics: GatewayMetrics) -> None:
+    def __init__(self, listener: socket.socket, metrics: Shown) -> None:
         self._server = _Server(listener, metrics)
         self._thread = threading.Thread(
             target=self._server.serve_forever, args=(0.5,), name="metrics", daemon=True
@@ -57,7 +70,7 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False
 
-    def __init__(self, listener: socket.socket, metrics: GatewayMetrics) -> None:
+    def __init__(self, listener: socket.socket, metrics: Shown) -> None:
         super().__init__(listener.getsockname()[:2], _Handler, bind_and_activate=False)
         self.socket.close()
         self.socket = listener

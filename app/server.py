@@ -32,6 +32,15 @@ def bind(settings: Settings) -> socket.socket:
     return _bind(settings.host, settings.port, "host", "port")
 
 
+def bind_shared(settings: Settings) -> socket.socket:
+    """Take one share of the address: the system spreads connections over all shares.
+
+    Raises:
+        SettingsError: As of :func:`bind`.
+    """
+    return _bind(settings.host, settings.port, "host", "port", is_shared=True)
+
+
 def bind_metrics(settings: Settings) -> socket.socket | None:
     """Take the address of the metrics listener, if there is to be one.
 
@@ -56,7 +65,9 @@ class PortTaken(SettingsError):
     """Somebody else listens there."""
 
 
-def _bind(host: str, port: int, host_field: str, port_field: str) -> socket.socket:
+def _bind(
+    host: str, port: int, host_field: str, port_field: str, *, is_shared: bool = False
+) -> socket.socket:
     host_flag, port_flag = flag_name(host_field), flag_name(port_field)
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
@@ -67,6 +78,8 @@ def _bind(host: str, port: int, host_field: str, port_field: str) -> socket.sock
     listener = socket.socket(family, kind, protocol)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if is_shared:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if family == socket.AF_INET6:
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         listener.bind(address)
@@ -101,18 +114,23 @@ def serve(settings: Settings) -> int:
             stack.enter_context(metrics_socket)
         server = GatewayServer(settings)
         _show_metrics(settings, server, metrics_socket, stack)
+        return run_server(server, listener)
 
-        def leave(signum: int, frame: Any) -> None:
-            # uvicorn raises the signal it was stopped by once more when it is done: by then
-            # there is nothing left to end. Before it has started, this is the only handler.
-            del signum, frame
-            if not server.should_exit:
-                raise SystemExit(0)
 
-        signal.signal(signal.SIGINT, leave)
-        signal.signal(signal.SIGTERM, leave)
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(server.serve(sockets=[listener]))
+def run_server(server: GatewayServer, listener: socket.socket) -> int:
+    """Run a server until a stop signal; returns the exit code as :func:`serve` does."""
+
+    def leave(signum: int, frame: Any) -> None:
+        # uvicorn raises the signal it was stopped by once more when it is done: by then
+        # there is nothing left to end. Before it has started, this is the only handler.
+        del signum, frame
+        if not server.should_exit:
+            raise SystemExit(0)
+
+    signal.signal(signal.SIGINT, leave)
+    signal.signal(signal.SIGTERM, leave)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(server.serve(sockets=[listener]))
     if server.forced_by is not None:
         return _ENDED_BY_SIGNAL + server.forced_by
     return 0 if server.started else 3

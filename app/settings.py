@@ -91,12 +91,16 @@ def load(
     """
     flags = flags or {}
     warn = warn or (lambda text: print(f"tandem: {text}", file=sys.stderr))  # noqa: T201
-    from_env = _named_values(os.environ if environ is None else environ, warn)
+    environ = os.environ if environ is None else environ
+    from_env = _named_values(environ, warn)
     lines = dotenv_values(env_file, interpolate=False) if env_file else {}
     from_file = _named_values({k: v for k, v in lines.items() if v is not None}, warn)
     names = {f: f"{env_name(f)} in {env_file}" for f in from_file}
     names |= {f: f"{env_name(f)}=" for f in from_env} | {f: flag_name(f) for f in flags}
-    sources = (_Texts(flags), _Texts(from_env), _Texts(from_file))
+    # What platforms and uvicorn ask for processes by; ours goes before it wherever it stands.
+    general = {"workers": environ["WEB_CONCURRENCY"]} if environ.get("WEB_CONCURRENCY") else {}
+    names = dict.fromkeys(general, "WEB_CONCURRENCY=") | names
+    sources = (_Texts(flags), _Texts(from_env), _Texts(from_file), _Texts(general))
     try:
         return Settings(_build_sources=(sources, {}))
     except ValidationError as exc:

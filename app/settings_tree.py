@@ -13,6 +13,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
 from app.settings_admission import AdmissionSettings
+from app.settings_cluster import ClusterSettings
 from app.settings_discovery import DiscoverySettings
 from app.settings_edge import EdgeSettings
 from app.settings_fleet import FleetSettings
@@ -50,6 +51,7 @@ _Urls = Annotated[tuple[str, ...], BeforeValidator(read_urls)]
 
 class Settings(
     AdmissionSettings,
+    ClusterSettings,
     DiscoverySettings,
     EdgeSettings,
     FleetSettings,

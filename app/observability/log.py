@@ -53,13 +53,16 @@ def _render_text(_logger: Any, _method: str, event: MutableMapping[str, Any]) ->
     return f"{line}\n{exception}" if exception else line
 
 
-def configure(level: str, *, is_json: bool, stream: TextIO | None = None) -> None:
+def configure(
+    level: str, *, is_json: bool, stream: TextIO | None = None, process: str = ""
+) -> None:
     """Sets up logging for the whole process; the last call wins.
 
     Args:
         level: One of :data:`LEVELS`; an unknown word means ``info``.
         is_json: One JSON object a line instead of readable columns.
         stream: Where lines go; standard error when left out.
+        process: Which of several processes this is; stands in every line.
     """
     out = stream if stream is not None else sys.stderr
     threshold = LEVELS.get(level.lower(), logging.INFO)
@@ -68,6 +71,8 @@ def configure(level: str, *, is_json: bool, stream: TextIO | None = None) -> Non
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
     ]
+    if process:
+        shared.append(lambda _logger, _method, event: event | {"process": process})
     if is_json:
         last = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(_dump_json)]
     elif out.isatty():

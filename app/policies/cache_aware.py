@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from app.workers.worker import Worker
 
 
-_MAX_KEY_BYTES = 32 * 1024
+MAX_KEY_BYTES = 32 * 1024
 """What lies behind changes no choice worth its price."""
 
 
@@ -66,7 +66,7 @@ class CacheAware:
 
     def choose(self, candidates: Sequence[Worker], facts: RequestFacts) -> Worker:
         """Return the candidate that knows the prompt best, or the least loaded one."""
-        key = facts.prompt_key[:_MAX_KEY_BYTES]
+        key = facts.prompt_key[:MAX_KEY_BYTES]
         hashes = chained_hashes(facts.model, key, self._block_bytes)
         if len(candidates) == 1:
             worker = candidates[0]

@@ -6,6 +6,7 @@ without a port, the port or null, a room of 63 bits that fits a signed integer o
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Callable, Sequence
 
@@ -16,9 +17,11 @@ from app.protocol.routes import Route
 _N_ROOM_BITS = 63
 _N_RID_BITS = 128
 
-# Seeded from the system once a process. Rooms and ids must differ, nothing more: asking the
-# system each time costs 1 us, and there are two a request.
-_random_bits = random.Random().getrandbits
+# Seeded from the system once a process, forked ones too. Rooms and ids must differ, nothing more:
+# asking the system each time costs 1 us, and there are two a request.
+_random = random.Random()
+_random_bits = _random.getrandbits
+os.register_at_fork(after_in_child=_random.seed)
 
 
 def mint_room(

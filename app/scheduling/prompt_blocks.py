@@ -16,13 +16,22 @@ BLOCK_TOKENS = 128
 _WORD = (1 << 64) - 1
 
 
+class HashedPrompt(bytes):
+    """The beginning of a prompt whose blocks were hashed elsewhere, by the same key."""
+
+    hashes: Hashes
+
+
 def block_hashes(facts: RequestFacts) -> Hashes:
     """Hashes a prompt, each whole block over everything up to its end.
 
-    Python's own hash serves: 64 bits, keyed per process; nothing of it leaves the process.
+    Python's own hash serves: 64 bits, keyed by process. Processes that were forked from one have
+    its key; nothing of it leaves them.
     """
-    chained = hash((facts.model, facts.prefix_salt))
     key = facts.prompt_key
+    if isinstance(key, HashedPrompt):
+        return key.hashes
+    chained = hash((facts.model, facts.prefix_salt))
     found = []
     for end in range(BLOCK_BYTES, len(key) + 1, BLOCK_BYTES):
         chained = hash((chained, key[end - BLOCK_BYTES : end]))

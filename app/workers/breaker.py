@@ -200,6 +200,18 @@ class Breaker:
         NOT_CLOSED.discard(self)
         self._forget()
 
+    @property
+    def opened_s(self) -> float:
+        """When it opened last; 0.0: never."""
+        return self._opened_s
+
+    def take_over(self, *, is_closed: bool, opened_s: float) -> None:
+        """Make it what another process's breaker of the same worker is."""
+        if is_closed != self.is_closed or opened_s != (0.0 if is_closed else self._opened_s):
+            self.is_closed = is_closed
+            self._opened_s = opened_s
+            self._forget()
+
     def _open(self, now_s: float) -> None:
         self.is_closed = False
         NOT_CLOSED.add(self)

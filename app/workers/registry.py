@@ -147,7 +147,7 @@ class Registry:
         )
         if taken is not None:
             raise DuplicateWorker(spec.address, self._workers[taken])
-        worker = Worker(spec, self._make_breaker(), self._now_s)
+        worker = self._make(spec)
         self._workers[spec.id] = worker
         self._ids_by_url[identity] = spec.id
         self._changed("added", worker)
@@ -235,6 +235,9 @@ class Registry:
         """Tell the listeners something that changes no snapshot."""
         for listener in tuple(self._listeners):
             listener(event, worker)
+
+    def _make(self, spec: WorkerSpec) -> Worker:
+        return Worker(spec, self._make_breaker(), self._now_s)
 
     def _enter(self, worker: Worker, state: State, reason: str) -> None:
         worker.state = state

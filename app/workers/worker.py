@@ -221,6 +221,9 @@ class Worker:
 
     @last_error.setter
     def last_error(self, text: str) -> None:
+        self._note_error(text)
+
+    def _note_error(self, text: str) -> None:
         self._last_error = text
         self.last_error_s = self._now_s() if text else None
 

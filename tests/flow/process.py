@@ -132,7 +132,11 @@ def pair_flags(prefill: Any, decode: Any, *flags: str) -> list[str]:
 
 @asynccontextmanager
 async def running(
-    flags: Sequence[str], *, ready: str = "/readiness", files: tuple[int, int] | None = None
+    flags: Sequence[str],
+    *,
+    ready: str = "/readiness",
+    files: tuple[int, int] | None = None,
+    start_s: float = START_S,
 ) -> AsyncIterator[GatewayProcess]:
     """Runs a gateway; it is killed at the end if it still is there.
 
@@ -140,6 +144,7 @@ async def running(
         flags: Its command line, without address and logging.
         ready: The path that answers 200 once the test may begin; none: it listens.
         files: Soft and hard limit of its open files.
+        start_s: Longest time until then.
     """
     port = free_port()
     child = await asyncio.create_subprocess_exec(
@@ -154,7 +159,7 @@ async def running(
     async with asyncio.TaskGroup() as group:
         reading = group.create_task(gateway._read_log())
         try:
-            async with asyncio.timeout(START_S):
+            async with asyncio.timeout(start_s):
                 await gateway._start(ready)
             yield gateway
         finally:

@@ -1,0 +1,106 @@
+"""How a request that wants a pair, and why it got one, are said to the other process.
+
+Plain tuples of plain values, in the order of these two functions: a class costs several times as
+much to pickle.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from app.protocol.facts import RequestFacts
+from app.protocol.routes import Route
+from app.scheduling.grant import Ask
+from app.scheduling.prompt_blocks import HashedPrompt, block_hashes
+from app.scheduling.reason import Choice, Queued, Reason
+from app.scheduling.standing import ANYBODY
+
+if TYPE_CHECKING:
+    from app.scheduling.reason import Reason as Why
+
+_ROUTES = {route.value: route for route in Route}
+
+
+class Wants(NamedTuple):
+    """What the brain needs of prompts.
+
+    Attributes:
+        n_bytes: So much of their beginning; 0: no policy reads it.
+        has_index: The hashes of all their blocks.
+    """
+
+    n_bytes: int = 0
+    has_index: bool = False
+
+
+def words_of(ask: Ask, wants: Wants) -> tuple[Any, ...]:
+    """Says a request."""
+    facts, standing = ask.facts, ask.standing
+    return (
+        facts.route.value,
+        facts.model,
+        facts.n,
+        facts.batch,
+        facts.prompt_key[: wants.n_bytes] if wants.n_bytes else b"",
+        facts.prefix_salt if wants.n_bytes else b"",
+        facts.n_prompt_tokens,
+        facts.max_tokens,
+        facts.routing_key,
+        block_hashes(facts).tobytes() if wants.has_index else None,
+        tuple(ask.excluded),
+        None if standing is ANYBODY else standing,
+    )
+
+
+def read_ask(words: tuple[Any, ...]) -> Ask:
+    """Makes a request of its words; what no scheduler reads is left at nothing."""
+    route, model, n, batch, prompt, salt = words[:6]
+    n_prompt_tokens, max_tokens, routing_key, hashes, excluded, standing = words[6:]
+    key = prompt if hashes is None else HashedPrompt(prompt)
+    if isinstance(key, HashedPrompt):
+        key.hashes = np.frombuffer(hashes, np.uint64)
+    facts = RequestFacts(
+        route=_ROUTES[route],
+        model=model,
+        stream=False,
+        n=n,
+        batch=batch,
+        prompt_key=key,
+        prefix_salt=salt,
+        n_prompt_tokens=n_prompt_tokens,
+        max_tokens=max_tokens,
+        client_rid=None,
+        wants_prompt_logprobs=False,
+        include_usage=False,
+        fan_out_patches=(),
+        body_close=0,
+        is_empty_object=False,
+        routing_key=routing_key,
+    )
+    return Ask(facts, frozenset(excluded), ANYBODY if standing is None else standing)
+
+
+def reason_words(reason: Why) -> tuple[Any, ...]:
+    """Says why a pair was chosen."""
+    queued = reason.queued
+    return (
+        tuple(reason.prefill),
+        tuple(reason.decode),
+        reason.prefill_rank,
+        reason.decode_rank,
+        None if queued is None else tuple(queued),
+    )
+
+
+def read_reason(words: tuple[Any, ...]) -> Reason:
+    """Makes a reason of its words."""
+    prefill, decode, prefill_rank, decode_rank, queued = words
+    return Reason(
+        Choice._make(prefill),
+        Choice._make(decode),
+        prefill_rank,
+        decode_rank,
+        None if queued is None else Queued._make(queued),
+    )

@@ -1,0 +1,251 @@
+"""A gateway of several processes, as an operator runs it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections import Counter
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.sim import sim_pair
+from tests.flow.fleet import CHAT, body_of, until
+from tests.flow.process import ROOT, GatewayProcess, free_port, pair_flags, running
+from tests.flow.raw_client import RawClient, head_of, post_of
+
+pytestmark = pytest.mark.timeout(120)
+ENDING_S = 15.0
+MANY_START_S = 60.0
+"""Four processes on a machine that is busy."""
+QUICK = ("--shutdown-settle-secs", "0")
+
+
+def pids(gateway: GatewayProcess) -> dict[str, int]:
+    """The processes by name, the latest of each."""
+    return {line["name"]: line["pid"] for line in gateway.lines("process started")}
+
+
+def is_there(pid: int) -> bool:
+    """Whether a process runs."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+async def get(client: RawClient, path: str) -> Any:
+    """What a GET answers."""
+    await client.send(head_of("GET", path))
+    status, _, body = await client.answer()
+    assert status == 200, body
+    return json.loads(body)
+
+
+async def connect(gateway: GatewayProcess, n: int, stack: AsyncExitStack) -> list[RawClient]:
+    """So many connections, so that every pipe has some."""
+    return [await stack.enter_async_context(gateway.connected()) for _ in range(n)]
+
+
+async def test_connections_are_spread_evenly(stack: AsyncExitStack) -> None:
+    """240 of them over 4 processes: each has 60, within 5 standard deviations."""
+    prefill, decode = await stack.enter_async_context(sim_pair())
+    flags = pair_flags(prefill, decode, "--workers", "4")
+    gateway = await stack.enter_async_context(running(flags, start_s=MANY_START_S))
+    clients = await connect(gateway, 240, stack)
+    for client in clients:
+        await get(client, "/v1/models")
+
+    def asked() -> list[str]:
+        lines = gateway.lines("request")
+        return [line["process"] for line in lines if line["path"] == "/v1/models"]
+
+    await until(lambda: len(asked()) == 240)
+    shares = Counter(asked())
+    assert len(shares) == 4, shares
+    assert all(27 <= n <= 93 for n in shares.values()), shares
+
+
+async def test_a_change_is_seen_by_all_at_once(stack: AsyncExitStack) -> None:
+    """Once DELETE or POST is answered on one connection, every other one knows within 200 ms."""
+    prefill, decode = await stack.enter_async_context(sim_pair())
+    flags = pair_flags(prefill, decode, "--workers", "3")
+    gateway = await stack.enter_async_context(running(flags, start_s=MANY_START_S))
+    clients = await connect(gateway, 24, stack)
+    listed = (await get(clients[0], "/workers"))["workers"]
+    assert {worker["url"] for worker in listed} == {prefill.url, decode.url}
+    assert all([(await get(client, "/v1/models"))["data"] for client in clients])
+    loop = asyncio.get_running_loop()
+    (gone,) = [worker["id"] for worker in listed if worker["url"] == decode.url]
+    await clients[0].send(head_of("DELETE", f"/workers/{gone}"))
+    assert (await clients[0].answer())[0] in (200, 202)
+    begun_s = loop.time()
+    seen = [(await get(client, "/v1/models"))["data"] for client in clients]
+    assert seen == [[]] * 24
+    # As 24 answers one after the other took it.
+    assert loop.time() - begun_s < 2.0
+    added = {"url": decode.url, "worker_type": "decode"}
+    await clients[1].send(post_of("/workers", added))
+    assert (await clients[1].answer())[0] in (200, 201, 202)
+
+    async def is_asked(client: RawClient) -> bool:
+        await client.send(post_of(CHAT, body_of(CHAT)))
+        return (await client.answer())[0] == 200
+
+    async with asyncio.timeout(5.0):
+        for client in clients:
+            while not await is_asked(client):  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+
+
+async def test_one_scrape_shows_all(stack: AsyncExitStack) -> None:
+    """Whoever is asked gives the sum, and it does not fall when a process dies."""
+    prefill, decode = await stack.enter_async_context(sim_pair())
+    flags = pair_flags(prefill, decode, "--workers", "2", "--metrics-on-main")
+    gateway = await stack.enter_async_context(running(flags, start_s=MANY_START_S))
+    clients = await connect(gateway, 12, stack)
+    for client in clients:
+        await client.send(post_of(CHAT, body_of(CHAT)))
+        assert (await client.answer())[0] == 200
+
+    async def figures(client: RawClient) -> dict[str, float]:
+        await client.send(head_of("GET", "/metrics"))
+        status, _, page = await client.answer()
+        assert status == 200
+        lines = [line for line in page.decode().splitlines() if not line.startswith("#")]
+        return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in lines}
+
+    def n_requests(found: dict[str, float]) -> float:
+        return sum(n for name, n in found.items() if name.startswith("tandem_requests_total"))
+
+    seen = [await figures(client) for client in clients]
+    assert [n_requests(found) for found in seen] == [12.0] * 12
+    assert seen[0]['tandem_workers{role="decode",state="ready"}'] == 1
+    assert seen[0]['tandem_processes{kind="pipe"}'] == 2
+    assert seen[0]["process_open_fds"] > 20
+    dead = pids(gateway)["pipe-1"]
+    os.kill(dead, signal.SIGKILL)
+    await until(lambda: pids(gateway)["pipe-1"] != dead)
+    again = await stack.enter_async_context(gateway.connected())
+    async with asyncio.timeout(10.0):
+        while (found := await figures(again))['tandem_processes{kind="pipe"}'] < 2:  # noqa: ASYNC110
+            await asyncio.sleep(0.1)
+    assert n_requests(found) == 12.0
+
+
+async def test_a_dead_pipe_is_started_anew_and_holds_nothing(stack: AsyncExitStack) -> None:
+    """Its leases are given back; the requests of the other one never notice."""
+    prefill, decode = await stack.enter_async_context(sim_pair(decode={"decode_step_s": 0.05}))
+    flags = pair_flags(prefill, decode, "--workers", "2")
+    gateway = await stack.enter_async_context(running(flags, start_s=MANY_START_S))
+    clients = await connect(gateway, 12, stack)
+    for client in clients:
+        await client.send(post_of(CHAT, body_of(CHAT, stream=True, n_tokens=80)))
+        await client.until(b"data: ")
+    assert sum(await gateway.loads()) > 0
+    dead = pids(gateway)["pipe-2"]
+    os.kill(dead, signal.SIGKILL)
+    await until(lambda: pids(gateway)["pipe-2"] != dead)
+    n_whole = 0
+    for client in clients:
+        try:
+            await client.until(b"data: [DONE]")
+            n_whole += 1
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+    assert 0 < n_whole < 12
+    async with asyncio.timeout(5.0):
+        while any(await gateway.loads()):  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+    for client in await connect(gateway, 12, stack):
+        await client.send(post_of(CHAT, body_of(CHAT)))
+        assert (await client.answer())[0] == 200
+
+
+async def test_a_stop_lets_requests_finish_and_leaves_nobody(stack: AsyncExitStack) -> None:
+    """On every pipe; then all processes are gone, and the exit code is 0."""
+    prefill, decode = await stack.enter_async_context(sim_pair(decode={"decode_step_s": 0.05}))
+    flags = pair_flags(prefill, decode, "--workers", "2", *QUICK)
+    gateway = await stack.enter_async_context(running(flags, start_s=MANY_START_S))
+    clients = await connect(gateway, 8, stack)
+    for client in clients:
+        await client.send(post_of(CHAT, body_of(CHAT, stream=True, n_tokens=20)))
+        await client.until(b"data: ")
+    started = pids(gateway)
+    assert set(started) == {"brain", "pipe-1", "pipe-2"}
+    gateway.signal(signal.SIGTERM)
+    for client in clients:
+        await client.until(b"data: [DONE]")
+    assert await gateway.exit_code(ENDING_S) == 0
+    assert not any(map(is_there, started.values()))
+
+
+async def test_a_second_signal_ends_at_once(stack: AsyncExitStack) -> None:
+    prefill, decode = await stack.enter_async_context(sim_pair(decode={"decode_step_s": 0.5}))
+    flags = pair_flags(prefill, decode, "--workers", "2", *QUICK)
+    gateway = await stack.enter_async_context(running(flags, start_s=MANY_START_S))
+    (client,) = await connect(gateway, 1, stack)
+    await client.send(post_of(CHAT, body_of(CHAT, stream=True, n_tokens=100)))
+    await client.until(b"data: ")
+    started = pids(gateway)
+    gateway.signal(signal.SIGTERM)
+    await until(lambda: len(gateway.lines("stopped listening")) == 2)
+    gateway.signal(signal.SIGTERM)
+    assert b"shutting_down" in await client.rest()
+    assert await gateway.exit_code(ENDING_S) == 128 + signal.SIGTERM
+    assert not any(map(is_there, started.values()))
+
+
+async def test_nobody_outlives_the_supervisor(stack: AsyncExitStack) -> None:
+    """However it ended."""
+    prefill, decode = await stack.enter_async_context(sim_pair())
+    flags = pair_flags(prefill, decode, "--workers", "2", *QUICK)
+    gateway = await stack.enter_async_context(running(flags, start_s=MANY_START_S))
+    started = pids(gateway)
+    gateway.signal(signal.SIGKILL)
+    async with asyncio.timeout(ENDING_S):
+        while any(map(is_there, started.values())):  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+
+
+async def refusal(*flags: str, environ: dict[str, str] | None = None) -> tuple[int, list[str]]:
+    """Exit code and log of a gateway that does not start."""
+    child = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "app", "--host", "127.0.0.1", "--port", str(free_port())),
+        *("--prometheus-port", "none", *flags),
+        cwd=ROOT,
+        stderr=asyncio.subprocess.PIPE,
+        env=os.environ | (environ or {}),  # noqa: TID251 - what the child gets
+    )
+    async with asyncio.timeout(MANY_START_S):
+        _, said = await child.communicate()
+    assert child.returncode is not None
+    return child.returncode, said.decode().splitlines()
+
+
+async def test_what_is_for_one_process_is_refused() -> None:
+    """With one sentence, whoever asked for several."""
+    code, said = await refusal("--workers", "2", "--key-rate-limit", "5")
+    assert (code, len(said)) == (2, 1)
+    assert "--key-rate-limit" in said[0]
+    assert "--workers 1, not 2" in said[0]
+    limits = "--max-concurrent-requests", "2"
+    code, said = await refusal(*limits, environ={"WEB_CONCURRENCY": "3"})
+    assert (code, len(said)) == (2, 1)
+    assert "--max-concurrent-requests 2" in said[0]
+    code, said = await refusal(environ={"WEB_CONCURRENCY": "many"})
+    assert (code, len(said)) == (2, 1)
+    assert "WEB_CONCURRENCY=" in said[0]
+
+
+async def test_a_fault_that_only_the_processes_find_ends_all(tmp_path: Path) -> None:
+    """Nobody is started again and again for it."""
+    code, said = await refusal("--workers", "2", "--api-keys-file", str(tmp_path / "none"))
+    assert code == 2
+    assert not any("process died" in line for line in said)
