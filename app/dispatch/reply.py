@@ -61,6 +61,8 @@ class Reply:
         chunks: Body bytes. A stream yields whole SSE events and raises
             :class:`~app.errors.WorkerError` when a leg fails; a plain reply yields once.
         is_stream: Whether the body is an SSE stream.
+        push_to: Has whole events passed on as they arrive, beside ``chunks``, to what takes them
+            or says that it cannot now; ``None``: ``chunks`` is the only way.
         close: Ends what feeds ``chunks``; called once, whatever happened.
     """
 
@@ -69,8 +71,28 @@ class Reply:
     chunks: AsyncIterator[bytes]
     is_stream: bool
     close: Callable[[], None] | None = None
+    push_to: Callable[[Callable[[bytes], bool]], None] | None = None
 
 
-async def once(body: bytes) -> AsyncIterator[bytes]:
-    """The chunks of a plain reply."""
-    yield body
+class once:  # noqa: N801 - reads as the generator that it stands for, which cost four times as much
+    """The chunks of a plain reply.
+
+    Args:
+        body: The only one.
+    """
+
+    __slots__ = ("_body",)
+
+    def __init__(self, body: bytes) -> None:
+        self._body: bytes | None = body
+
+    def __aiter__(self) -> once:
+        """Returns itself."""
+        return self
+
+    async def __anext__(self) -> bytes:
+        """Returns the body, the first time."""
+        body, self._body = self._body, None
+        if body is None:
+            raise StopAsyncIteration
+        return body
