@@ -9,7 +9,7 @@ SOAK ?= 5m
 SEED ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install run demo test lint fmt types imports check bench bench-routing bench-recorded soak \
+.PHONY: help install run demo test lint fmt types imports check bench bench-routing bench-recorded bench-sweep soak \
         soak-streams bench-overload bench-scheduling test-engines pages pictures protos clean
 
 help: ## Show this list
@@ -54,6 +54,9 @@ bench: $(INSTALLED) ## CPU, latency and memory; SMG=python of smg's environment 
 
 bench-routing: $(INSTALLED) ## Time to first token by router, in real time: make bench-routing TRACE=FILE SMG=python
 	SMG="$(SMG)" PYTHONPATH=. $(BIN)/python tests/bench/routing.py $(TRACE) $(ARGS)
+
+bench-sweep: $(INSTALLED) ## The prefill queue against early binding in virtual time: make bench-sweep TRACE=FILE
+	PYTHONPATH=. $(BIN)/python tests/bench/sweep.py $(TRACE) $(ARGS)
 
 bench-recorded: $(INSTALLED) ## The replay of a recorded run against the run: make bench-recorded TRACE=FILE
 	PYTHONPATH=. $(BIN)/python tests/bench/recorded.py $(TRACE) $(ARGS)
