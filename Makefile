@@ -9,8 +9,9 @@ SOAK ?= 5m
 SEED ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install run demo test lint fmt types imports check bench bench-routing bench-recorded soak \
-        soak-brain soak-streams bench-overload bench-scheduling test-engines pages pictures protos clean
+.PHONY: help install run demo test lint fmt types imports check bench bench-routing bench-recorded \
+        bench-sweep soak soak-brain soak-streams bench-overload bench-scheduling test-engines pages \
+        pictures protos clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -54,6 +55,9 @@ bench: $(INSTALLED) ## CPU, latency and memory; SMG=python of smg's environment 
 
 bench-routing: $(INSTALLED) ## Time to first token by router, in real time: make bench-routing TRACE=FILE SMG=python
 	SMG="$(SMG)" PYTHONPATH=. $(BIN)/python tests/bench/routing.py $(TRACE) $(ARGS)
+
+bench-sweep: $(INSTALLED) ## The prefill queue against early binding in virtual time: make bench-sweep TRACE=FILE
+	PYTHONPATH=. $(BIN)/python tests/bench/sweep.py $(TRACE) $(ARGS)
 
 bench-recorded: $(INSTALLED) ## The replay of a recorded run against the run: make bench-recorded TRACE=FILE
 	PYTHONPATH=. $(BIN)/python tests/bench/recorded.py $(TRACE) $(ARGS)

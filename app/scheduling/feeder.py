@@ -216,14 +216,12 @@ class Feeder:
             else:
                 passed_over.add(chosen[0])
 
-    def n_starved(self, now_s: float, usable: NDArray[np.bool_]) -> int:
-        """Ranks without work, and not hungry, that a waiting request would go to."""
-        if not len(self.queue):
-            return 0
-        wait_s, rate, is_hungry = self._table.state(now_s, usable)
-        best = (self.queue.uncached / rate * WORK_WEIGHT + wait_s).argmin(axis=1)
-        wanted = {int(place) for place in best}
-        return sum(not wait_s[place] and not is_hungry[place] for place in wanted)
+    def wanted(self, now_s: float, usable: NDArray[np.bool_]) -> set[int]:
+        """The places of the ranks that some waiting request would go to."""
+        wait_s, rate, _ = self._table.state(now_s, usable)
+        cost = self.queue.uncached / rate * WORK_WEIGHT + wait_s
+        rows = cost[np.isfinite(cost).any(axis=1)]
+        return {int(place) for place in rows.argmin(axis=1)}
 
     def _choose(
         self,

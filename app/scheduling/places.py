@@ -23,9 +23,6 @@ if TYPE_CHECKING:
 
 _STEP_TOKENS = 8192
 """SGLang's and vLLM's usual prefill chunk, where a worker names none."""
-_ORDERING = frozenset({"hrrn", "shortest-prefill-first"})
-_ORDERING_STEPS = 1
-"""An engine that orders what waits on it loses nothing by having a step more of it."""
 _MAX_MASKS = 256
 _CACHE_TOKENS = 1_000_000
 """A guess at the KV cache of a worker that does not tell its size."""
@@ -202,5 +199,4 @@ class Places:
 def _ledger(worker: Worker, stale_s: float) -> RankLedger:
     info = worker.info
     step_tokens = info.chunked_prefill_size or _STEP_TOKENS
-    n_more = _ORDERING_STEPS if info.schedule_policy in _ORDERING else 0
-    return RankLedger(step_tokens, stale_s=stale_s, n_more_steps=n_more)
+    return RankLedger(step_tokens, stale_s=stale_s)

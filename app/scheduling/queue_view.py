@@ -44,7 +44,8 @@ class QueueView:
         """Whether the queue feeds a worker; one without a place gets its share past it."""
         return self._places.knows(worker)
 
-    def n_starved(self) -> int:
-        """Ranks that have started all they were sent while their window keeps a request back."""
+    def wanted(self) -> list[Worker]:
+        """The prefill workers that some request waits for."""
         now_s = self._now_s()
-        return self._feeder.n_starved(now_s, self._places.usable(now_s))
+        places = self._feeder.wanted(now_s, self._places.usable(now_s))
+        return [self._places.ranks[place][0] for place in places]

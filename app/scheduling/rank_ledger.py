@@ -16,6 +16,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from app.workers.rank_load import RankLoad
 
+WINDOW_STEPS = 0.1
+"""What waits in an engine is packed into one step and ends when that does: a little is enough."""
+AHEAD_STEPS = 0.5
+"""Against errors of the rate: so much longer than the lead is it to have work."""
+PACE_S = 0.02
+"""What arrives together is computed together: the shortest of it as late as the longest."""
 _MIN_BUSY_US = 200_000
 _RATE_HALF_LIFE_US = 10_000_000
 _RATE_TRUST_US = 3_000_000
@@ -44,7 +50,6 @@ class RankLedger:
         rate_tokens_per_s: Believed until the engine's counters say better.
         lead_s: The same for the time from dispatch until the engine can start a request.
         stale_s: An older snapshot says nothing about now.
-        n_more_steps: Steps of work that it is to have beyond what keeps it busy.
     """
 
     def __init__(
@@ -53,13 +58,11 @@ class RankLedger:
         rate_tokens_per_s: float = 10_000.0,
         lead_s: float = 0.05,
         stale_s: float = 1.0,
-        n_more_steps: int = 0,
     ) -> None:
         self.step_tokens = step_tokens
         self.rate_tokens_per_s = rate_tokens_per_s
         self.lead_s = lead_s
         self._stale_s = stale_s
-        self._n_more_steps = n_more_steps
         self.n_sent_tokens = 0.0
         """By our count, since the engine was first seen."""
         self.snapshot: RankLoad | None = None
@@ -68,6 +71,8 @@ class RankLedger:
         self._rate_tokens = 0.0
         self._credits: deque[Sent] = deque()
         self.credit_tokens = 0.0
+        self.paced_until_s = 0.0
+        """Nothing more is sent before: what was sent last is to be in a step of its own."""
         self._unfinished: dict[Sent, None] = {}
         self._unfinished_tokens = 0.0
         self._ends: deque[tuple[float, float]] = deque(maxlen=_LEAD_SAMPLES)
@@ -104,10 +109,14 @@ class RankLedger:
     def window_tokens(self) -> float:
         """The rank is fed while it has not started less than this.
 
-        What it starts until the next request can arrive, and half a step.
+        What it starts until the next request can arrive, and a little.
         """
-        n_steps = self._n_more_steps + 0.5
-        return self.lead_s * self.rate_tokens_per_s + self.step_tokens * n_steps
+        return self.lead_s * self.rate_tokens_per_s + self.step_tokens * WINDOW_STEPS
+
+    @property
+    def ahead_tokens(self) -> float:
+        """And while it has not finished less than this: two steps in flight are long enough."""
+        return self.lead_s * self.rate_tokens_per_s + self.step_tokens * AHEAD_STEPS
 
     def unstarted_tokens(self, now_s: float) -> float:
         """Uncached tokens that the rank has but has not started."""
@@ -130,6 +139,9 @@ class RankLedger:
         if not self._unfinished:
             self._worked_since_s = now_s + self.lead_s
         sent = Sent(now_s, n_tokens)
+        # A shorter one would be over before the next: the rank would run dry.
+        if n_tokens >= PACE_S * self.rate_tokens_per_s:
+            self.paced_until_s = now_s + PACE_S
         self._credits.append(sent)
         self.credit_tokens += n_tokens
         self._unfinished[sent] = None
@@ -164,6 +176,8 @@ class RankLedger:
         if sent.is_credit:
             self._credits.remove(sent)
             self._spend(sent)
+        if not self._unfinished:
+            self.paced_until_s = 0.0
         # Never more than what it was sent and has not answered.
         self.backlog = (min(self.backlog_tokens(now_s), self._unfinished_tokens), now_s)
 

@@ -11,9 +11,10 @@ if TYPE_CHECKING:
 
     from app.scheduling.rank_ledger import RankLedger
 
-_N_ROWS, _RATE, _LEAD = 7, 4, 6
+_N_ROWS, _RATE, _LEAD = 9, 4, 6
 """Of a rank: when it will have started what waits there and when it will have finished all, if it
-works on; credit and window, as seconds of its work; rate; until when its word counts; lead."""
+works on; credit and window, as seconds of its work; rate; until when its word counts; lead; how
+long it may have work for; until when it gets nothing more."""
 
 
 class RankTable:
@@ -53,6 +54,8 @@ class RankTable:
             rate,
             ledger.fresh_until_s,
             ledger.lead_s,
+            ledger.ahead_tokens / rate,
+            ledger.paced_until_s,
         )
         self._is_open[place] = True
         self.knows_rate[place] = ledger.knows_rate
@@ -66,10 +69,14 @@ class RankTable:
         self, now_s: float, usable: NDArray[np.bool_]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
         """By place: seconds of wait (infinite if unusable), tokens a second, can it be fed."""
-        started_s, finished_s, credit_s, window_s, rate, fresh_until_s, _ = self._rows
+        started_s, finished_s, credit_s, window_s, rate, fresh_until_s, _, ahead_s, paced_s = (
+            self._rows
+        )
         is_usable = self._is_open & usable
         unstarted_s = np.maximum(started_s - now_s, 0.0) + credit_s
-        wait_s = np.where(is_usable, np.maximum(unstarted_s, finished_s - now_s), np.inf)
+        unfinished_s = np.maximum(unstarted_s, finished_s - now_s)
+        wait_s = np.where(is_usable, unfinished_s, np.inf)
+        has_space = (unstarted_s < window_s) & (unfinished_s < ahead_s) & (paced_s <= now_s)
         # Without a word of the engine nothing can be held back for it: bound early.
-        is_hungry = is_usable & ((fresh_until_s < now_s) | (unstarted_s < window_s))
+        is_hungry = is_usable & ((fresh_until_s < now_s) | has_space)
         return wait_s, rate, is_hungry

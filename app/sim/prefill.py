@@ -38,6 +38,11 @@ class PrefillEngine:
         """Tokens of KV cache in use."""
         return sum(rank.n_held for rank in self.ranks)
 
+    @property
+    def is_dry(self) -> bool:
+        """It computes nothing and nothing has arrived."""
+        return not self._bootstrapping and not any(rank.has_work for rank in self.ranks)
+
     async def run(self, group: asyncio.TaskGroup) -> None:
         """Step every rank until cancelled."""
         self._group = group

@@ -52,6 +52,11 @@ class PrefillRank:
         self._now_s = now_s
         self._gpu_free_s = 0.0
 
+    @property
+    def has_work(self) -> bool:
+        """Something waits or is computed."""
+        return bool(self.queue) or self._gpu_free_s > self._now_s()
+
     def enqueue(self, job: Job) -> None:
         """A bootstrapped job waits for its first step."""
         job.n_uncached = len(job.prompt.ids) - self.cache.match(job.prompt.ids)

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import struct
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from app.errors import GatewayError
 from app.policies.catalog import POLICIES
-from app.protocol.facts import RequestFacts, peek
-from app.protocol.routes import Route
 from app.scheduling.load_watch import LoadWatch
 from app.scheduling.queue_parts import QueueLimits
 from app.scheduling.queue_scheduler import QueueScheduler
@@ -20,11 +17,10 @@ from app.scheduling.scheduler import Ask, Grant, LocalScheduler, Outcome, Schedu
 from app.sim.config import SimConfig
 from app.sim.counters import Counters
 from app.sim.decode import DecodeEngine
-from app.sim.jobs import Job
 from app.sim.prefill import PrefillEngine
 from app.sim.rendezvous import Rendezvous
-from app.sim.text import Prompt
 from app.twin.report import Figures
+from app.twin.shapes import facts_of, job, load_row
 from app.twin.trace import Row, token_ids
 from app.workers.registry import Registry
 from app.workers.states import State
@@ -32,7 +28,8 @@ from app.workers.worker import Role, Worker, WorkerInfo, WorkerSpec
 
 QUEUE = "queue"
 """Stands among the names of policies for the prefill queue."""
-_FACTS = peek(Route.GENERATE, b'{"text":"x"}')
+EARLY, _NEVER_ASKED_S = "early", 1e-6
+"""The same without a word of the engines: each request goes at once where it should end first."""
 _WATCH_S = 0.05
 
 
@@ -105,7 +102,7 @@ class TwinFleet:
 
     Args:
         shape: The workers.
-        router: A policy's name, or ``queue``.
+        router: A policy's name, ``queue`` or ``early``.
     """
 
     def __init__(self, shape: FleetShape, router: str) -> None:
@@ -120,7 +117,8 @@ class TwinFleet:
             self._add(Role.PREFILL, number)
         for number in range(shape.n_decode):
             self._add(Role.DECODE, number)
-        is_queue = router == QUEUE
+        is_queue = router in (QUEUE, EARLY)
+        self._asks_loads = router == QUEUE
         policy = POLICIES["cache_aware" if is_queue else router]
         early = LocalScheduler(
             self._registry, policy(now_s=self._now_s), POLICIES["least_load"](), self._now_s
@@ -128,7 +126,9 @@ class TwinFleet:
         self._scheduler: Scheduler = early
         self._queue: QueueScheduler | None = None
         if is_queue:
-            limits = QueueLimits(deadline_s=1e6, n_waiting=10**6, poll_s=shape.poll_s)
+            # What an engine says counts for some polls.
+            poll_s = shape.poll_s if self._asks_loads else _NEVER_ASKED_S
+            limits = QueueLimits(deadline_s=1e6, n_waiting=10**6, poll_s=poll_s)
             self._queue = QueueScheduler(early, self._registry, self._now_s, limits)
             self._scheduler = self._queue
 
@@ -190,7 +190,7 @@ class TwinFleet:
         async with asyncio.TaskGroup() as engines:
             tasks = [engines.create_task(p.run(engines)) for p in self._prefills.values()]
             tasks += [engines.create_task(d.run(engines)) for d in self._decodes.values()]
-            if self._queue is not None:
+            if self._queue is not None and self._asks_loads:
                 tasks.append(engines.create_task(self._watch_loads(self._queue).run()))
                 tasks.append(engines.create_task(self._watch_idleness(self._queue, run)))
             try:
@@ -202,7 +202,7 @@ class TwinFleet:
 
     def _watch_loads(self, queue: QueueScheduler) -> LoadWatch:
         async def read(worker: Worker) -> object:
-            return [_row(self._prefills[worker.id].load(0))]
+            return [load_row(self._prefills[worker.id].load(0))]
 
         return LoadWatch(
             self._registry,
@@ -218,20 +218,21 @@ class TwinFleet:
     async def _watch_idleness(self, queue: QueueScheduler, run: _Run) -> None:
         """Adds up the time in which a worker is idle although a request waits that it could have.
 
-        One that waits for the holder of its prefix waits by choice; who has nothing to do and
-        nothing on the way while the ranks' window keeps a request back is starved.
+        One that waits for the holder of its prefix waits by choice. Dry is who has nothing to do
+        and nothing on the way, by the engine itself: what is believed of it may be wrong.
         """
         while True:
             await asyncio.sleep(_WATCH_S)
-            if queue.n_waiting and (n_starved := queue.view.n_starved()):
-                run.idle_s += _WATCH_S * n_starved
+            if queue.n_waiting:
+                wanted = queue.view.wanted()
+                run.idle_s += _WATCH_S * sum(self._prefills[w.id].is_dry for w in wanted)
 
     async def _request(self, number: int, row: Row, run: _Run) -> None:
         began_s = self._now_s()
         ids = token_ids(row, self._shape.shrink)
         n_output = max(1, row.n_output // self._shape.shrink)
         try:
-            grant = await self._scheduler.ask(Ask(_facts(ids, n_output)))
+            grant = await self._scheduler.ask(Ask(facts_of(ids, n_output)))
         except GatewayError:
             run.n_lost += 1
             return
@@ -251,47 +252,18 @@ class TwinFleet:
     ) -> None:
         prefill, decode = grant.pair.prefill, grant.pair.decode
         place = int(prefill.spec.url.rsplit("-", 1)[1].split(":")[0])
-        self._prefills[prefill.id].submit([_job(room, place, ids, 1)])
-        job = _job(room, place, ids, n_output)
-        self._decodes[decode.id].submit([job])
-        bell = job.bell
-        while not job.pieces and not job.is_over:
+        self._prefills[prefill.id].submit([job(room, place, ids, 1)])
+        answer = job(room, place, ids, n_output)
+        self._decodes[decode.id].submit([answer])
+        bell = answer.bell
+        while not answer.pieces and not answer.is_over:
             bell.clear()
             await bell.wait()
-        if job.failure is not None:
+        if answer.failure is not None:
             run.n_lost += 1
             return
         run.ttft_s.append(self._now_s() - began_s)
         self._scheduler.prefill_ended(grant)
-        while not job.is_over:
+        while not answer.is_over:
             bell.clear()
             await bell.wait()
-
-
-def _row(load: dict[str, Any]) -> dict[str, Any]:
-    """The engine's numbers in the shape of its own answer."""
-    bootstrapping = load.pop("prefill_bootstrap_queue_reqs")
-    return {**load, "dp_rank": 0, "disaggregation": {"prefill_bootstrap_queue_reqs": bootstrapping}}
-
-
-def _job(room: int, place: int, ids: tuple[int, ...], n_max: int) -> Job:
-    return Job(
-        rid=f"r{room}",
-        room=room,
-        prompt=Prompt("", ids),
-        n_max=n_max,
-        bell=asyncio.Event(),
-        host="twin",
-        port=place,
-        ignore_eos=True,
-    )
-
-
-def _facts(ids: tuple[int, ...], n_output: int) -> RequestFacts:
-    return replace(
-        _FACTS,
-        model="model",
-        prompt_key=struct.pack(f"<{len(ids)}I", *(i & 0xFFFFFFFF for i in ids)),
-        n_prompt_tokens=len(ids),
-        max_tokens=n_output,
-    )

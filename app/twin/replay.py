@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from app.policies.catalog import POLICIES
-from app.twin.fleet import QUEUE, FleetShape, TwinFleet
+from app.twin.fleet import EARLY, QUEUE, FleetShape, TwinFleet
 from app.twin.report import HEADING, Figures
 from app.twin.trace import BadTrace, Row, read_trace
 from app.twin.virtual_time import VirtualTimeLoop
@@ -27,7 +27,7 @@ def replay(
     Args:
         rows: The trace.
         shape: The fleet.
-        router: A policy's name, or ``queue``.
+        router: A policy's name, ``queue`` or ``early``.
         shows_progress: Write how far it is to the terminal.
     """
 
@@ -90,8 +90,8 @@ def _parser() -> argparse.ArgumentParser:
     words.add_argument(
         "--policy",
         action="append",
-        choices=(QUEUE, *POLICIES),
-        help="queue, or a policy's name; repeatable",
+        choices=(QUEUE, EARLY, *POLICIES),
+        help="queue, early (the queue without the engines' word), a policy's name; repeatable",
     )
     words.add_argument("--workers", default="4P4D", help="default %(default)s")
     words.add_argument("--rows", default="", metavar="FIRST:LAST", help="all of them")

@@ -13,7 +13,7 @@ from tests.unit.scheduling.test_prefix_index import chain
 
 BLOCK = 100
 STEP = 2000
-"""So a rank is fed while it has not started 1000 tokens."""
+"""So a rank is fed while it has not started 200 tokens and not finished 1000."""
 
 
 class Ranks:
@@ -54,6 +54,35 @@ def test_each_rank_is_fed_until_it_has_enough() -> None:
     assert len(ranks.feeder.queue) == 4
     ranks.say(0, 0.5)
     assert ranks.pump(0.5) == [("r1", 0)] or len(ranks.feeder.queue) == 3
+
+
+def test_a_rank_with_two_steps_in_flight_gets_no_third() -> None:
+    """It has started all it has, and has work for longer than the next one takes to arrive."""
+    ranks = Ranks(1)
+    ranks.add("long", 3000)
+    assert ranks.pump() == [("long", 0)]
+    ranks.add("next", 500, 0.1)
+    ranks.say(0, 1.9)
+    assert ranks.pump(1.9) == []
+    ranks.say(0, 2.1)
+    assert ranks.pump(2.1) == [("next", 0)]
+
+
+def test_what_is_fed_together_goes_apart() -> None:
+    """Arriving together, both would end with the step in which they are computed."""
+    ranks = Ranks(1)
+    ranks.add("short", 100)
+    ranks.add("other", 150)
+    assert ranks.pump(0.0) == [("short", 0)]
+    assert ranks.pump(0.019) == []
+    assert ranks.pump(0.021) == [("other", 0)]
+
+
+def test_what_is_shorter_than_the_pace_does_not_let_a_rank_run_dry() -> None:
+    ranks = Ranks(1)
+    for number in range(4):
+        ranks.add(f"tiny {number}", 15)
+    assert len(ranks.pump(0.0)) == 4
 
 
 def test_shortest_goes_first_and_waiting_makes_shorter() -> None:
@@ -108,7 +137,9 @@ def test_keys_share_by_tokens() -> None:
     turns = []
     for second in range(6):
         ranks.say(0, float(second))
-        turns += [name.partition(" ")[0] for name, _ in ranks.pump(float(second))]
+        for fed in ranks.pumped(float(second)):
+            turns.append(fed.waiting.tag.partition(" ")[0])
+            ranks.feeder.finish(fed, float(second), is_ok=False)
     assert turns == ["flood", "other", "flood", "flood", "flood", "flood"]
 
 
@@ -118,7 +149,8 @@ def test_one_without_room_is_passed_over() -> None:
     ranks.add("second", 300)
     fed = list(ranks.feeder.pump(0.0, ranks.usable, lambda waiting: waiting.tag != "first"))
     assert [one.waiting.tag for one in fed] == ["second"]
-    assert ranks.pump() == [("first", 0)]
+    ranks.say(0, 1.0)
+    assert ranks.pump(1.0) == [("first", 0)]
 
 
 def test_removed_requests_are_never_fed_and_rows_stay_right() -> None:

@@ -258,21 +258,3 @@ async def test_the_view_tells_what_waits_and_how_fast_ranks_are(fleet: Fleet) ->
         for task in asking:
             task.cancel()
     fleet.scheduler.done(first, Outcome.OK)
-
-
-@pytest.mark.parametrize(("policy", "n_fed"), [("fcfs", 2), ("hrrn", 4), (None, 2)])
-async def test_an_engine_that_orders_is_fed_more(policy: str | None, n_fed: int) -> None:
-    fleet = Fleet(QueueLimits(poll_s=100.0))
-    info = WorkerInfo(("m",), chunked_prefill_size=2000, schedule_policy=policy)
-    fleet.registry.set_info(fleet.prefill, info)
-    async with asyncio.TaskGroup() as tasks:
-        asking = [tasks.create_task(fleet.ask(1100)) for _ in range(6)]
-        await settled()
-        assert 6 - fleet.scheduler.n_waiting == n_fed
-        for one in asking:
-            one.cancel()
-    for one in asking:
-        if not one.cancelled():
-            fleet.scheduler.done(one.result(), Outcome.OK)
-    fleet.scheduler.close()
-    assert fleet.is_clean()

@@ -103,7 +103,8 @@ def test_learns_the_lead_from_the_quickest() -> None:
         sent = ledger.send(500, 0.0)
         ledger.finish(sent, 0.5 + extra_s, is_ok=True)
     assert ledger.lead_s == pytest.approx(0.2)
-    assert ledger.window_tokens == pytest.approx(0.2 * 1000 + 4096)
+    assert ledger.window_tokens == pytest.approx(0.2 * 1000 + 819.2)
+    assert ledger.ahead_tokens == pytest.approx(0.2 * 1000 + 4096)
 
 
 def test_a_cancelled_request_teaches_nothing_and_frees_its_credit() -> None:
@@ -140,7 +141,9 @@ def test_nonsense_is_no_load(rows: object) -> None:
     assert all(found.n_waiting_tokens == 0 for found in read_loads(rows, 0.0).values())
 
 
-def test_an_engine_that_orders_gets_a_step_more() -> None:
-    """What it has waiting it can still put in order itself."""
-    assert RankLedger(8000, 1000.0, 0.1).window_tokens == 4100
-    assert RankLedger(8000, 1000.0, 0.1, n_more_steps=1).window_tokens == 12_100
+def test_the_pace_ends_with_what_it_is_kept_for() -> None:
+    ledger = RankLedger(rate_tokens_per_s=1000.0)
+    sent = ledger.send(500, 5.0)
+    assert ledger.paced_until_s == pytest.approx(5.02)
+    ledger.finish(sent, 5.01, is_ok=False)
+    assert ledger.paced_until_s == 0

@@ -23,11 +23,14 @@ def add(
 
 
 def served(ranks: Ranks, n_turns: int, now_s: float) -> list[str]:
-    """Who is fed at each of so many words of one rank that it has started everything."""
+    """Who is fed by one rank that has always finished what it was given."""
     names = []
     for turn in range(n_turns):
-        ranks.say(0, now_s + turn * 1e-3)
-        names += [name for name, _ in ranks.pump(now_s + turn * 1e-3)]
+        at_s = now_s + turn * 1e-3
+        ranks.say(0, at_s)
+        for fed in ranks.pumped(at_s):
+            names.append(fed.waiting.tag)
+            ranks.feeder.finish(fed, at_s, is_ok=False)
     return names
 
 
@@ -48,7 +51,7 @@ def test_a_target_that_is_near_draws_forward_and_one_that_is_missed_does_not() -
     for now_s, expected in ((0.0, "short"), (1.5, "soon"), (2.5, "short")):
         ranks = Ranks(1)
         add(ranks, "soon", 2000, 0.0, SOON)
-        add(ranks, "short", 1100, now_s)
+        add(ranks, "short", 400, now_s)
         assert served(ranks, 1, now_s) == [expected], now_s
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from app.__main__ import main
-from app.twin.fleet import QUEUE, FleetShape
+from app.twin.fleet import EARLY, QUEUE, FleetShape
 from app.twin.replay import replay
 from app.twin.trace import BadTrace, Row, read_trace, token_ids
 from app.twin.virtual_time import Stalled, VirtualTimeLoop
@@ -63,6 +63,15 @@ def test_the_queue_starts_requests_sooner_than_a_policy() -> None:
     assert queue.mean_s < 0.7 * policy.mean_s
     assert queue.busy_s <= policy.busy_s
     assert queue.idle_s == pytest.approx(0, abs=0.5)
+
+
+def test_the_queue_starts_requests_sooner_than_early_binding() -> None:
+    """Early binding is the queue's own without the engines' word: it keeps nothing back."""
+    rows = rows_of(150)
+    queue, early = replay(rows, SHAPE, QUEUE), replay(rows, SHAPE, EARLY)
+    assert len(early.ttft_s) == 150
+    assert early.idle_s == 0
+    assert queue.mean_s < 0.8 * early.mean_s
 
 
 def test_the_same_trace_gives_the_same_figures() -> None:
