@@ -94,14 +94,17 @@ class GrpcChannel(H2Channel):
         self,
         method: Method[Answer],
         request: Message,
-        timeout_s: float,
+        timeout_s: float | None,
         metadata: Metadata,
     ) -> AsyncGenerator[Answer, None]:
         """See :class:`app.upstream.vllm_channel.VllmChannel`."""
         self.check()
-        until_s = asyncio.get_running_loop().time() + timeout_s
-        n_ms = min(_MAX_TIMEOUT_MS, math.ceil(timeout_s * 1000))
-        block = self._head(method.path) + _encoded((("grpc-timeout", f"{n_ms}m"), *metadata))
+        until_s = None
+        if timeout_s is not None:
+            until_s = asyncio.get_running_loop().time() + timeout_s
+            n_ms = min(_MAX_TIMEOUT_MS, math.ceil(timeout_s * 1000))
+            metadata = (("grpc-timeout", f"{n_ms}m"), *metadata)
+        block = self._head(method.path) + _encoded(metadata)
         call = GrpcCall(self, block, method.answer, self._max_message_bytes)
         try:
             async with asyncio.timeout_at(until_s):
@@ -119,12 +122,12 @@ class GrpcChannel(H2Channel):
         finally:
             call.cancel()
 
-    def _control_failure(self, exc: Exception, timeout_s: float) -> Exception:
+    def _control_failure(self, exc: Exception, timeout_s: float | None) -> Exception:
         """Say what a failed control call was; these may be sent again, so "sent" is no matter."""
         if isinstance(exc, CallCancelled):
             return ConnectFailed("The connection to the worker was closed.")
         is_late = isinstance(exc, RpcFailed) and exc.status == "DEADLINE_EXCEEDED"
-        if is_late or isinstance(exc, TimeoutError):
+        if timeout_s is not None and (is_late or isinstance(exc, TimeoutError)):
             return SilenceTimeout(f"The worker gave no answer in {timeout_s:g} s.", phase="head")
         if isinstance(exc, BrokenResponse) and not self.is_connected:
             return ConnectFailed(str(exc))

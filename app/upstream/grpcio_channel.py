@@ -155,7 +155,7 @@ class GrpcioChannel:
         self,
         method: Method[Answer],
         request: Message,
-        timeout_s: float,
+        timeout_s: float | None,
         metadata: Metadata,
     ) -> AsyncGenerator[Answer, None]:
         """As asked for."""

@@ -47,10 +47,10 @@ def failure_of(exc: grpc.aio.AioRpcError, *, is_connected: bool) -> UpstreamErro
 
 
 def control_failure(
-    channel: GrpcioChannel, exc: grpc.aio.AioRpcError, timeout_s: float
+    channel: GrpcioChannel, exc: grpc.aio.AioRpcError, timeout_s: float | None
 ) -> UpstreamError:
     """Say what a failed control call was; these may be sent again, so "sent" does not matter."""
-    if exc.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+    if timeout_s is not None and exc.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
         return SilenceTimeout(f"The worker gave no answer in {timeout_s:g} s.", phase="head")
     if exc.code() is grpc.StatusCode.UNAVAILABLE and not channel.is_connected:
         return ConnectFailed(f"No connection to the worker: {exc.details()}")

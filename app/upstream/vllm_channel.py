@@ -51,6 +51,7 @@ GET_SERVER_INFO = Method(f"/{SERVICE}/GetServerInfo", pb.GetServerInfoResponse)
 GET_LOADS = Method(f"/{SERVICE}/GetLoads", pb.GetLoadsResponse)
 GET_TOKENIZER = Method(f"/{SERVICE}/GetTokenizer", common_pb2.GetTokenizerChunk)
 FLUSH_CACHE = Method(f"/{SERVICE}/FlushCache", common_pb2.FlushCacheResponse)
+SUBSCRIBE_KV_EVENTS = Method(f"/{SERVICE}/SubscribeKvEvents", common_pb2.KvEventBatch)
 CHECK = Method("/grpc.health.v1.Health/Check", health_pb2.HealthCheckResponse)
 
 
@@ -132,10 +133,13 @@ class VllmChannel(Protocol):
         self,
         method: Method[Answer],
         request: Message,
-        timeout_s: float,
+        timeout_s: float | None,
         metadata: Metadata,
     ) -> AsyncGenerator[Answer, None]:
-        """Call and yield the answers. Raises as ``ask`` does; ``timeout_s`` is for all of them."""
+        """Call and yield the answers. Raises as ``ask`` does.
+
+        ``timeout_s`` is for all of them; None: they go on until one side ends the call.
+        """
 
     async def aclose(self) -> None:
         """Close the connection; calls that still run are cancelled."""

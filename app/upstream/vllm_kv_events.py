@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 
-import grpc
-import grpc.aio
-
-from app.upstream.failures import UpstreamError
+from app.upstream.failures import RpcFailed, UpstreamError
 from app.upstream.generated import common_pb2
-from app.upstream.vllm_channel import VllmChannel
-from app.upstream.vllm_control import readable
+from app.upstream.vllm_channel import SUBSCRIBE_KV_EVENTS, Metadata, VllmChannel
 from app.workers.kv_events import (
     Cleared,
     KvBatch,
@@ -22,12 +19,10 @@ from app.workers.kv_events import (
     Stored,
 )
 
-_NEVER = frozenset({grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.PERMISSION_DENIED})
+_NEVER = frozenset({"UNIMPLEMENTED", "PERMISSION_DENIED"})
 
 
-async def read_kv_events(
-    channel: VllmChannel, metadata: tuple[tuple[str, str], ...] = ()
-) -> AsyncGenerator[KvBatch]:
+async def read_kv_events(channel: VllmChannel, metadata: Metadata = ()) -> AsyncGenerator[KvBatch]:
     """Yields what all ranks of a worker tell from now on; it has no end by itself.
 
     The servicer (0.14.1) fills gaps itself and ends the stream with DATA_LOSS where it cannot;
@@ -37,22 +32,18 @@ async def read_kv_events(
         KvEventsUnavailable: The worker was started without KV events.
         KvEventsLost: The stream has ended.
     """
+    request = common_pb2.SubscribeKvEventsRequest()
     try:
-        channel.check()
-        call = channel.engine.SubscribeKvEvents(
-            common_pb2.SubscribeKvEventsRequest(), metadata=metadata
-        )
-        try:
-            async for message in call:
-                batch = readable(message)
+        async with aclosing(
+            channel.stream(SUBSCRIBE_KV_EVENTS, request, None, metadata)
+        ) as batches:
+            async for batch in batches:
                 # A record of the load repeats the last number; load is asked for elsewhere.
                 if not batch.load.load_only:
                     yield KvBatch(batch.dp_rank, batch.sequence_number, _events(batch))
-        finally:
-            call.cancel()
-    except grpc.aio.AioRpcError as error:
-        what = f"{error.code().name}: {error.details()}"
-        if error.code() in _NEVER:
+    except RpcFailed as error:
+        what = f"{error.status}: {error.message}"
+        if error.status in _NEVER:
             raise KvEventsUnavailable(what) from None
         raise KvEventsLost(what) from None
     except UpstreamError as error:

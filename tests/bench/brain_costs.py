@@ -14,9 +14,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import uvloop
-from tests.unit.cluster.rig import FACTS, Pipe, Rig, rig_in
 
 from app.scheduling.grant import Ask, Outcome
+from tests.unit.cluster.rig import FACTS, Pipe, Rig, rig_in
 
 N_ASKS = 20_000
 N_CLIENTS = 32
