@@ -29,6 +29,7 @@ from app.gateway_discovery import PodDiscovery, build_discovery
 from app.gateway_kv_events import build_kv_watch
 from app.gateway_metrics import GatewayMetrics
 from app.gateway_observing import build_flight_file, build_metrics
+from app.gateway_registry import build_registry
 from app.gateway_scheduling import build_scheduler
 from app.gateway_tls import worker_tls
 from app.gateway_tracing import build_tracing
@@ -37,13 +38,11 @@ from app.observability.flight_recorder import FlightRecorder
 from app.scheduling.kv_watch import KvWatch
 from app.scheduling.load_watch import LoadWatch
 from app.scheduling.lost_workers import LostWorkers
-from app.scheduling.pair_watch import PairWatch
 from app.scheduling.running_policies import RunningPolicies
 from app.scheduling.scheduler import Scheduler
 from app.scheduling.solo import SoloCounts
 from app.settings import Settings, SettingsError, flag_name, worker_specs
 from app.upstream.clients import WorkerClients
-from app.workers.breaker import Breaker
 from app.workers.checks import Checks
 from app.workers.drain import Drain
 from app.workers.health import HealthLoop
@@ -94,7 +93,8 @@ class Gateway:
 
     def live(self, window_s: float) -> dict[str, Any]:
         """Returns the last minutes as one JSON-able object; from any thread."""
-        return self.metrics.live(self.recorder, self.clocks.now_s(), window_s)
+        view = self.metrics.live(self.recorder, self.clocks.now_s(), window_s)
+        return view if self.seat is None else view | {"process": self.seat.name}
 
 
 def build_gateway(
@@ -115,7 +115,7 @@ def build_gateway(
         SettingsError: A certificate, the key file or the tokenizer cannot be read.
     """
     tls = worker_tls(settings)
-    registry = _registry(settings, now_s, seat)
+    registry = build_registry(settings, now_s, seat)
     clients = WorkerClients(
         connect_timeout_s=settings.connect_timeout_secs,
         idle_expiry_s=settings.upstream_pool_idle_timeout_secs,
@@ -215,15 +215,6 @@ def build_gateway(
     )
 
 
-def _registry(settings: Settings, now_s: Clock, seat: BrainSeat | PipeSeat | None) -> Registry:
-    if isinstance(seat, PipeSeat):
-        return seat.registry(now_s, lambda make: _breaker(settings, now_s, make))
-    make = Registry if seat is None else seat.registry
-    registry = make(now_s, lambda: _breaker(settings, now_s))
-    PairWatch(registry)
-    return registry
-
-
 def _health(
     settings: Settings,
     registry: Registry,
@@ -300,16 +291,4 @@ def _retry_rules(settings: Settings) -> RetryRules:
         max_backoff_s=settings.retry_max_backoff_ms / 1000,
         backoff_multiplier=settings.retry_backoff_multiplier,
         jitter=settings.retry_jitter_factor,
-    )
-
-
-def _breaker(settings: Settings, now_s: Clock, make: type[Breaker] = Breaker) -> Breaker:
-    return make(
-        now_s,
-        settings.cb_failure_threshold,
-        settings.cb_success_threshold,
-        settings.cb_timeout_duration_secs,
-        settings.cb_window_duration_secs,
-        settings.cb_failure_share,
-        is_disabled=settings.disable_circuit_breaker,
     )

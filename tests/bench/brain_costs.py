@@ -69,7 +69,7 @@ async def pipe(path: str, pid: int, report: int) -> None:
                 os.kill(pid, signal.SIGUSR1)
                 other_s = (float(said.readline()) - before_s) / (N_ASKS + 500)
                 print(
-                    f"{n_clients} at a time: pipe {own_s * 1e6:.1f} us, brain {other_s * 1e6:.1f} us"
+                    f"{n_clients} at once: pipe {own_s * 1e6:.1f} us, brain {other_s * 1e6:.1f} us"
                 )
 
 

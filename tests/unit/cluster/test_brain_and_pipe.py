@@ -87,9 +87,9 @@ async def test_a_drain_by_force_ends_the_legs_of_pipes(both: tuple[Brain, Pipe])
     worker = brain.worker(grant.pair.decode.spec.url)
     brain.drain.start(worker, "test", is_forced=True)
     await until(lambda: pipe.clients.ended == [worker.spec.url])
-    assert worker.state is State.DRAINING
+    assert brain.registry.get(worker.id) is worker
     pipe.scheduler.done(grant, Outcome.FAILED)
-    await until(lambda: worker.state is State.GONE)
+    await until(lambda: brain.registry.get(worker.id) is None)
 
 
 async def test_failures_open_the_breaker_for_all(rig: Rig, stack: AsyncExitStack) -> None:
