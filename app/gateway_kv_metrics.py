@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator
 from prometheus_client.metrics_core import Metric
 
 from app.observability.families import counter, gauge
-from app.scheduling.kv_watch import KvWatch
-from app.workers.worker import Worker
+from app.scheduling.kv_watch import KvCounts, KvWatch
+from app.workers.worker import Role, Worker
 
 _STATES = ("exact", "partial", "predicted")
 
@@ -16,16 +16,20 @@ _STATES = ("exact", "partial", "predicted")
 def kv_event_families(
     watch: KvWatch, workers: Iterable[tuple[tuple[str, str], Worker]]
 ) -> Iterator[Metric]:
-    """Yields the families of the workers that are listened to."""
-    known = watch.counts.copy()
-    found = [(names, worker, known[worker.id]) for names, worker in workers if worker.id in known]
+    """Yields the families of the prefill workers; of those that tell nothing with zeros."""
+    known, nothing = watch.counts.copy(), KvCounts()
+    found = [
+        (names, worker, known.get(worker.id, nothing))
+        for names, worker in workers
+        if worker.spec.role is Role.PREFILL
+    ]
     labels = ("worker", "role")
     yield gauge(
         "prefix_view",
         "1 for how well a worker's prefix caches are known, else 0",
         (*labels, "view"),
         [
-            ((*names, state), worker.prefix_view == state)
+            ((*names, state), (worker.prefix_view or "predicted") == state)
             for names, worker, _ in found
             for state in _STATES
         ],

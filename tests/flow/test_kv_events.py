@@ -188,7 +188,7 @@ async def test_a_new_engine_begins_with_nothing(stack: AsyncExitStack) -> None:
     await prefill.kill()
     await prefill.restart()
     await until(lambda: fleet.live(prefill).state is State.READY)
-    await until(lambda: counts(fleet).n_losses > 0)
+    await until(lambda: view(fleet) == "predicted")
     await predicted(fleet, 1)
     await until(lambda: view(fleet) == "exact")
     assert await predicted(fleet, 0) == 0
