@@ -7,14 +7,17 @@ under plain ``uvicorn app.main:app`` (uvicorn 0.54).
 
 from __future__ import annotations
 
+import asyncio
 import math
 from typing import Any
+from urllib.parse import unquote
 
 import httptools
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 
 from app.api.parts import Life
 from app.client_clock import TimedConnection
+from app.client_cycle import ClientCycle
 from app.client_limits import MAX_KEPT_REST_BYTES, ClientLimits
 
 MAX_HEAD_BYTES = 64 * 1024
@@ -133,9 +136,41 @@ class ClientProtocol(TimedConnection):
             return
         self._is_in_head = False
         self._n_idle_bytes = self._n_body_bytes = 0
-        super().on_headers_complete()
+        self._begin_cycle()
         # Trailers, and the head of a replay, go nowhere: the request has its own list.
         self.headers = []
+
+    def _begin_cycle(self) -> None:
+        """What uvicorn does here, less what is never asked of it: its limit, and web sockets."""
+        scope, parser = self.scope, self.parser
+        version = parser.get_http_version()
+        scope["method"] = parser.get_method().decode("ascii")
+        if version != "1.1":
+            scope["http_version"] = version
+        url = httptools.parse_url(self.url)
+        path = url.path.decode("ascii")
+        scope["path"] = unquote(path) if "%" in path else path
+        scope["raw_path"] = url.path
+        scope["query_string"] = url.query or b""
+        before = self.cycle
+        cycle = self.cycle = ClientCycle(
+            scope=scope,
+            transport=self.transport,
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=self.access_log,
+            default_headers=self.server_state.default_headers,
+            message_event=asyncio.Event(),
+            expect_100_continue=self.expect_100_continue,
+            keep_alive=version != "1.0" and parser.should_keep_alive(),
+            on_response=self.on_response_complete,
+        )
+        if before is None or before.response_complete:
+            self._start_asgi_task(cycle, self.app)
+        else:
+            self.flow.pause_reading()
+            self.pipeline.appendleft((cycle, self.app))
 
     def on_body(self, body: bytes) -> None:
         """Takes a piece of body."""

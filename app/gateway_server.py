@@ -217,7 +217,8 @@ def _config(app: Any, settings: Settings, life: Life) -> uvicorn.Config:
         write_stall_s=settings.client_stall_timeout_secs,
     )
     return uvicorn.Config(
-        app,
+        app.layers,
+        interface="asgi3",
         http=protocol_of(limits, life),
         loop="uvloop",
         ws="none",

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.middleware.asyncexitstack import AsyncExitStackMiddleware
 from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.routing import Route as RawRoute
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app import __version__
 from app.api import (
@@ -59,6 +59,16 @@ class Application(FastAPI):
     telemetry off, all layers and the router cost 10 us a request instead of 14, and 0.36 us a
     streamed event instead of 0.49 (FastAPI 0.165).
     """
+
+    def layers(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        """Serves a request past FastAPI's and Starlette's own entrances, for our own server.
+
+        They are two coroutines to resume whenever a request goes on, and set what is set here.
+        """
+        if scope["type"] != "http" or self.middleware_stack is None:
+            return self(scope, receive, send)
+        scope["app"] = self
+        return self.middleware_stack(scope, receive, send)
 
     def build_middleware_stack(self) -> ASGIApp:
         """Returns our layers round FastAPI's inner two and the router."""

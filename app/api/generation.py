@@ -16,7 +16,7 @@ from starlette.types import Receive, Scope, Send
 
 from app.api.debug_headers import DebugHeaders, Headers
 from app.api.keep_alive import KeepAlive
-from app.api.leaving import leaving
+from app.api.leaving import Client, leaving
 from app.api.problem import send_problem
 from app.api.relay import Relay
 from app.dispatch.pd_router import PDRouter
@@ -85,7 +85,9 @@ class GenerationEndpoint:
             notes.fail(error)
             await send_problem(scope, send, error)
             return
-        relay = Relay(send, self._keep_alive, notes)
+        client: Client | None = state.get("client")
+        push = None if client is None else client.push
+        relay = Relay(send, self._keep_alive, notes, push)
         try:
             async with asyncio.TaskGroup() as request:
                 with leaving(state, receive, request):

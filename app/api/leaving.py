@@ -26,12 +26,14 @@ class Client:
 
     Attributes:
         reason: Why its requests are to end; ``None``: they may go on.
+        push: Writes a piece of the streamed answer under way at once, or says that it cannot.
     """
 
-    __slots__ = ("_callbacks", "reason")
+    __slots__ = ("_callbacks", "push", "reason")
 
     def __init__(self) -> None:
         self.reason: Exception | None = None
+        self.push: Callable[[bytes], bool] | None = None
         self._callbacks: set[Callable[[Exception], None]] = set()
 
     @property

@@ -7,6 +7,7 @@ first byte an error can only be one SSE error event, and the stream ends without
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from starlette.types import Send
 
@@ -29,6 +30,8 @@ class Relay:
         send: To the client.
         keep_alive: When a silent stream gets a comment.
         notes: Told when the first and the last event went out, and of the tokens.
+        push: Writes a piece of a stream under way at once, or says that ``send`` must wait;
+            ``None``: there is no such way.
 
     Attributes:
         has_started: The response head was sent.
@@ -36,19 +39,32 @@ class Relay:
     """
 
     __slots__ = (
+        "_before",
         "_has_ended",
         "_is_done",
         "_is_stream",
         "_keep_alive",
+        "_last",
+        "_n_pieces",
         "_notes",
+        "_push",
         "_send",
         "_silence",
         "has_started",
         "n_bytes",
     )
 
-    def __init__(self, send: Send, keep_alive: KeepAlive, notes: Notes) -> None:
+    def __init__(
+        self,
+        send: Send,
+        keep_alive: KeepAlive,
+        notes: Notes,
+        push: Callable[[bytes], bool] | None = None,
+    ) -> None:
         self._send = send
+        self._push = push
+        self._n_pieces = 0
+        self._before = self._last = b""
         self._notes = notes
         self._keep_alive = keep_alive
         self._silence: Silence | None = None
@@ -75,7 +91,6 @@ class Relay:
         headers = [pair for pair in reply.headers if pair[0] != b"content-type"]
         headers += _STREAM_HEADERS
         self._is_stream = True
-        n_pieces, before, last = 0, b"", b""
         try:
             async for events in reply.chunks:
                 if not self.has_started:
@@ -83,17 +98,29 @@ class Relay:
                     self.hush()
                     await self._start(reply.status, headers)
                     self.watch(request)
-                if not n_pieces:
+                if not self._n_pieces:
                     self._notes.first_s = self._notes.now_s()
-                n_pieces += 1
+                self._n_pieces += 1
                 self.n_bytes += len(events)
                 await self._send({"type": "http.response.body", "body": events, "more_body": True})
-                before, last = last, events
+                self._before, self._last = self._last, events
+                if self._n_pieces == 1 and self._push is not None and reply.push_to is not None:
+                    # From the second piece on; the first one has taken the whole way.
+                    reply.push_to(self._pass_on)
         finally:
-            self._is_done = ends_with_done(last)
-            note_stream(self._notes, n_pieces, self.n_bytes, before, last)
+            self._is_done = ends_with_done(self._last)
+            note_stream(self._notes, self._n_pieces, self.n_bytes, self._before, self._last)
         self.hush()
         await self._end(b"")
+
+    def _pass_on(self, events: bytes) -> bool:
+        """Sends whole events past the request's task, which waits for the next ones."""
+        if self._push is None or not self._push(events):
+            return False
+        self._n_pieces += 1
+        self.n_bytes += len(events)
+        self._before, self._last = self._last, events
+        return True
 
     def watch(self, request: asyncio.TaskGroup) -> None:
         """Has comments sent while the stream is silent; before its head that begins it.

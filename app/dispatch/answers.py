@@ -6,6 +6,8 @@ prefill's to tell, so those two, when asked for, are put into decode's answer he
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import orjson
 
 from app.dispatch import leg_failures
@@ -75,6 +77,10 @@ class EventStream:
         """Returns itself."""
         return self
 
+    def push_to(self, push: Callable[[bytes], bool]) -> None:
+        """Has events passed on as they arrive, see :meth:`SglangAnswer.push_to`."""
+        self._answer.push_to(push)
+
     async def __anext__(self) -> bytes:
         """Returns the next whole events.
 
@@ -99,6 +105,11 @@ class CompletedEventStream(EventStream):
         self._splitter = EventSplitter()
         self._facts = prepared.facts
         self._merger: LogprobMerger | None = None
+
+    def push_to(self, push: Callable[[bytes], bool]) -> None:
+        """Has events passed on as they arrive that have nothing to complete."""
+        if not self._facts.wants_prompt_logprobs:
+            super().push_to(lambda events: b'"prompt_tokens"' not in events and push(events))
 
     async def __anext__(self) -> bytes:
         """Returns the next whole events, completed.

@@ -54,6 +54,8 @@ class Reply:
         chunks: Body bytes. A stream yields whole SSE events and raises
             :class:`~app.errors.WorkerError` when a leg fails; a plain reply yields once.
         is_stream: Whether the body is an SSE stream.
+        push_to: Has whole events passed on as they arrive, beside ``chunks``, to what takes them
+            or says that it cannot now; ``None``: ``chunks`` is the only way.
         close: Ends what feeds ``chunks``; called once, whatever happened.
     """
 
@@ -62,6 +64,7 @@ class Reply:
     chunks: AsyncIterator[bytes]
     is_stream: bool
     close: Callable[[], None] | None = None
+    push_to: Callable[[Callable[[bytes], bool]], None] | None = None
 
 
 async def once(body: bytes) -> AsyncIterator[bytes]:

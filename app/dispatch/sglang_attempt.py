@@ -74,8 +74,10 @@ class SglangAttempt:
             body = await whole_body(call, first, prepared, self._decode)
             return Reply(200, headers, once(body), is_stream=False)
         if facts.wants_prompt_logprobs or facts.include_usage:
-            return Reply(200, headers, CompletedEventStream(call, first, prepared), is_stream=True)
-        return Reply(200, headers, EventStream(call, first), is_stream=True)
+            events: EventStream = CompletedEventStream(call, first, prepared)
+        else:
+            events = EventStream(call, first)
+        return Reply(200, headers, events, is_stream=True, push_to=events.push_to)
 
     async def _start_children(self, legs: asyncio.TaskGroup) -> Reply:
         prepared, calls = self._prepared, self._calls

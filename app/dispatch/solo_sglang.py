@@ -83,7 +83,8 @@ class SoloSglangAttempt(SglangAnswer):
             check_whole(first, self._leg, self._answerer, self._notes)
             return Reply(200, headers, once(first), is_stream=False)
         self._answer.limit(self._tools.limits.gap_s, is_total=False)
-        return Reply(200, headers, EventStream(self, first), is_stream=True)
+        events = EventStream(self, first)
+        return Reply(200, headers, events, is_stream=True, push_to=events.push_to)
 
     def _answer_failed(self, failure: UpstreamError) -> WorkerError:
         error = super()._answer_failed(failure)

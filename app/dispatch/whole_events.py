@@ -52,6 +52,15 @@ class WholeEvents:
             self.ended_with_done = ends_with_done(chunk)
         return chunk
 
+    def passes_whole(self, chunk: bytes) -> bool:
+        """Whether :meth:`feed` would return a chunk as it is, and learn nothing from it."""
+        return (
+            chunk.endswith(_BORDERS)
+            and not self._rest
+            and b"[DONE]" not in chunk
+            and not self.ended_with_done
+        )
+
     @property
     def has_rest(self) -> bool:
         """Whether the stream stands inside an event."""

@@ -46,12 +46,17 @@ def fault_in_body(document: Json) -> Fault | None:
     return None
 
 
+def may_hold_fault(text: bytes) -> bool:
+    """Whether a body or some events must be parsed to know that nothing went wrong."""
+    return b'"abort"' in text or b'"error"' in text
+
+
 def find_fault(events: bytes) -> Fault | None:
     """The first abort or error of some whole events, or ``None``.
 
     A substring search decides for nearly every event; only a hit is parsed.
     """
-    if b'"abort"' not in events and b'"error"' not in events:
+    if not may_hold_fault(events):
         return None
     for event in EventSplitter().feed(events + b"\n\n"):
         if found := fault_in_body(loads_or_none(data_of(event))):

@@ -32,6 +32,8 @@ class Http1Connection(ResponseReader, asyncio.Protocol):
         is_idle: No response is awaited.
         is_paused: The socket is left unread until chunks are taken.
         was_heard: Bytes arrived since someone last set this to false.
+        sink: Offered the body bytes that arrive while somebody waits for them; what it takes wakes
+            nobody. It must not raise.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class Http1Connection(ResponseReader, asyncio.Protocol):
         self.is_idle = True
         self.is_paused = False
         self.was_heard = False
+        self.sink: Callable[[bytes], bool] | None = None
 
     # What the pool and the exchange call.
 
@@ -168,6 +171,8 @@ class Http1Connection(ResponseReader, asyncio.Protocol):
         self.feed(data)
         if self.failure is not None:
             self.abort()
+        elif self.sink is not None and self._is_taken(self.sink):
+            return
         elif self.n_buffered_bytes > MAX_BUFFERED_BYTES and not self.is_done:
             self._pause()
         self._wake()
@@ -197,7 +202,21 @@ class Http1Connection(ResponseReader, asyncio.Protocol):
             self.end(what)
             self._wake()
 
+    def _is_taken(self, sink: Callable[[bytes], bool]) -> bool:
+        if self.is_done:
+            return False
+        chunks = self.chunks
+        data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        # No bytes: only a part of the framing came.
+        if data and not sink(data):
+            return False
+        chunks.clear()
+        self.n_buffered_bytes = 0
+        return True
+
     def _wake(self) -> None:
+        # What comes before the reader has run must not overtake what is here.
+        self.sink = None
         waiter = self._waiter
         if waiter is not None:
             self._waiter = None

@@ -17,6 +17,8 @@ from app.upstream.http1_response import Head
 from app.upstream.http1_watch import Watched
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from app.upstream.http1 import Http1Pool
 
 
@@ -127,8 +129,12 @@ class Exchange(Watched):
             raise RuntimeError("The exchange has no connection: head() comes first.")
         return self._connection
 
-    async def chunk(self) -> bytes:
+    async def chunk(self, sink: Callable[[bytes], bool] | None = None) -> bytes:
         """Body bytes that are here, or the next ones; empty at the complete end of the body.
+
+        Args:
+            sink: Offered what comes meanwhile, see :class:`Http1Connection`; what it takes is not
+                given here.
 
         Raises:
             SilenceTimeout: Nothing came in time.
@@ -145,7 +151,11 @@ class Exchange(Watched):
                 return b""
             if connection.failure is not None:
                 raise connection.failure
-            await connection.wait()
+            connection.sink = sink
+            try:
+                await connection.wait()
+            finally:
+                connection.sink = None
             if self._failure is not None:
                 raise self._failure
 

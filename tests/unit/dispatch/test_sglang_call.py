@@ -62,7 +62,7 @@ class OneReader:
         self.status = self.status or await self._next()
         return Head(self.status, [])
 
-    async def chunk(self) -> bytes:
+    async def chunk(self, sink: object = None) -> bytes:
         """The next bytes; empty at the end."""
         data: bytes = await self._next()
         self.done = not data
