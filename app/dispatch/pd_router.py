@@ -7,8 +7,8 @@ differ in how a request is prepared and in what an attempt is; the rest is one w
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,7 @@ from app.dispatch.client_rids import ClientRids
 from app.dispatch.headers import for_workers, trace_metadata
 from app.dispatch.leg_tools import LegTools
 from app.dispatch.model_texts import ModelTexts
+from app.dispatch.opening import Opening
 from app.dispatch.reply import Prepared, RawHeaders, Reply
 from app.dispatch.retry import Attempts, RetryRules
 from app.dispatch.retry_budget import RetryBudget
@@ -27,13 +28,13 @@ from app.dispatch.solo_sglang import SoloSglangAttempt
 from app.dispatch.token_attempt import TokenAttempt
 from app.dispatch.token_leg import TokenTools
 from app.dispatch.total_limit import within
-from app.errors import CapacityError, NoPairAvailable, WorkerError
+from app.errors import CapacityError, NoPairAvailable
 from app.observability.notes import Notes
 from app.protocol.bootstrap import mint_rid
 from app.protocol.facts import RequestFacts
 from app.protocol.wire_json import JsonObject
-from app.scheduling.scheduler import Ask, Grant, Outcome, Pair
-from app.scheduling.solo import Solo, SoloGrant
+from app.scheduling.scheduler import Ask, Grant
+from app.scheduling.solo import SoloGrant
 from app.scheduling.standing import StandingRules
 from app.text.answer import Envelope
 from app.text.text_route import read_request
@@ -42,8 +43,6 @@ from app.workers.worker import Engine
 
 if TYPE_CHECKING:
     from app.observability.tracing import RequestTracing
-
-_NOTHING = nullcontext()
 
 
 class PDRouter:
@@ -172,77 +171,16 @@ class PDRouter:
             GatewayError: Nothing was relayed, or a leg failed while relaying.
         """
         attempts = Attempts(self._rules, self._budget, prepared.n_prompt_tokens, self._now_s)
-        opening = self._open(prepared, legs, attempts)
+        rid = prepared.facts.client_rid
+        holding = None if rid is None else self._client_rids.hold(rid)
+        opening = Opening(
+            prepared, legs, attempts, self, self._blame, self._tools.scheduler, holding
+        )
         total_s = self._tools.limits.total_s
         return opening if total_s is None else within(opening, total_s, attempts)
 
-    @asynccontextmanager
-    async def _open(
-        self, prepared: Prepared, legs: asyncio.TaskGroup, attempts: Attempts
-    ) -> AsyncIterator[Reply]:
-        rid = prepared.facts.client_rid
-        with _NOTHING if rid is None else self._client_rids.hold(rid):
-            while True:
-                grant = await self._choose_next(prepared, attempts)
-                outcome = Outcome.CANCELLED
-                attempt: Attempt | None = None
-                reply: Reply | None = None
-                try:
-                    attempt = attempts.running = self._attempt(grant, prepared, attempts)
-                    try:
-                        reply = await attempt.start(legs)
-                    except WorkerError as error:
-                        outcome = Outcome.FAILED
-                        settled = await self._settle(error, attempt, grant, prepared, attempts)
-                        if _may_follow(settled, attempt, grant, prepared, attempts):
-                            continue
-                        raise settled from error
-                    except NoPairAvailable as error:
-                        # Decode is chosen late, and there was none any more.
-                        error.n_attempts = attempts.n_started
-                        raise
-                    reply.headers.append(attempts.header)
-                    prepared.notes.reason = grant.reason
-                    try:
-                        yield reply
-                    except WorkerError as error:
-                        outcome = Outcome.FAILED
-                        raise await self._settle(
-                            error, attempt, grant, prepared, attempts
-                        ) from error
-                    outcome = Outcome.OK
-                    self._blame.succeeded(
-                        _of(grant),
-                        attempt.late_failure,
-                        has_asked_prefill=attempt.has_asked_prefill,
-                    )
-                    return
-                finally:
-                    attempts.end()
-                    if reply is not None and reply.close is not None:
-                        reply.close()
-                    if attempt is not None:
-                        attempt.finish(is_ok=outcome is Outcome.OK)
-                    prepared.notes.reason, grant.n_cached = grant.reason, prepared.notes.n_cached
-                    self._tools.scheduler.done(grant, outcome)
-
-    async def _settle(
-        self,
-        error: WorkerError,
-        attempt: Attempt,
-        grant: Grant | SoloGrant,
-        prepared: Prepared,
-        attempts: Attempts,
-    ) -> WorkerError:
-        """Ends the legs at once, then finds out whose failure it was."""
-        attempt.finish(is_ok=False)
-        settled = await self._blame.settle(error, _of(grant), prepared.body)
-        settled.n_attempts = prepared.notes.n_attempts = attempts.n_started
-        if settled.detail:
-            prepared.notes.detail = settled.detail
-        return settled
-
-    async def _choose_next(self, prepared: Prepared, attempts: Attempts) -> Grant | SoloGrant:
+    async def choose_next(self, prepared: Prepared, attempts: Attempts) -> Grant | SoloGrant:
+        """Waits for the workers of the next attempt; see :meth:`choose`."""
         if attempts.delay_s:
             await asyncio.sleep(attempts.delay_s)
         prepared.notes.begin_attempt()
@@ -262,7 +200,8 @@ class PDRouter:
         notes.grant(pair.prefill, pair.decode, attempts.n_started)
         return grant
 
-    def _attempt(self, grant: Grant | SoloGrant, prepared: Prepared, attempts: Attempts) -> Attempt:
+    def attempt(self, grant: Grant | SoloGrant, prepared: Prepared, attempts: Attempts) -> Attempt:
+        """Prepares an attempt on what was granted."""
         is_first = attempts.n_started == 1
         if isinstance(grant, SoloGrant):
             if grant.solo.worker.spec.engine is Engine.SGLANG:
@@ -272,21 +211,3 @@ class PDRouter:
         # A new id each time: what an earlier attempt left at an engine may still be alive.
         envelope = Envelope(mint_rid(prepared.facts.route), int(self._token_tools.unix_s()))
         return TokenAttempt(grant, prepared, envelope, self._token_tools, attempts)
-
-
-def _of(grant: Grant | SoloGrant) -> Pair | Solo:
-    return grant.solo if isinstance(grant, SoloGrant) else grant.pair
-
-
-def _may_follow(
-    error: WorkerError,
-    attempt: Attempt,
-    grant: Grant | SoloGrant,
-    prepared: Prepared,
-    attempts: Attempts,
-) -> bool:
-    if attempts.may_follow(error, _of(grant), has_prefilled=attempt.has_prefilled):
-        return True
-    if attempts.refusal:
-        prepared.notes.no_retry = attempts.refusal
-    return False

@@ -67,6 +67,25 @@ class Reply:
     push_to: Callable[[Callable[[bytes], bool]], None] | None = None
 
 
-async def once(body: bytes) -> AsyncIterator[bytes]:
-    """The chunks of a plain reply."""
-    yield body
+class once:  # noqa: N801 - reads as the generator that it stands for, which cost four times as much
+    """The chunks of a plain reply.
+
+    Args:
+        body: The only one.
+    """
+
+    __slots__ = ("_body",)
+
+    def __init__(self, body: bytes) -> None:
+        self._body: bytes | None = body
+
+    def __aiter__(self) -> once:
+        """Returns itself."""
+        return self
+
+    async def __anext__(self) -> bytes:
+        """Returns the body, the first time."""
+        body, self._body = self._body, None
+        if body is None:
+            raise StopAsyncIteration
+        return body
