@@ -18,7 +18,7 @@ from app.errors import Leg, LegBroken
 from app.observability.notes import Notes
 from app.observability.token_counts import note_answer
 from app.protocol.logprob_merge import LogprobMerger, merge_prompt_logprobs
-from app.protocol.reply_faults import fault_in_body
+from app.protocol.reply_faults import fault_in_body, may_hold_fault
 from app.protocol.sse import DONE_DATA, EventSplitter, data_of, encode
 from app.protocol.usage import cached_from_prefill, patch_event, patch_whole
 from app.workers.worker import Worker
@@ -31,7 +31,7 @@ def check_whole(body: bytes, leg: Leg | None, worker: Worker, notes: Notes) -> N
         WorkerError: It is not JSON, or the generation was aborted.
     """
     parsed = leg_failures.parse_json(body, leg, worker)
-    if (fault := fault_in_body(parsed)) is not None:
+    if may_hold_fault(body) and (fault := fault_in_body(parsed)) is not None:
         raise leg_failures.from_fault(fault, leg, worker)
     note_answer(notes, parsed)
 

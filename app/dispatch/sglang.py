@@ -12,15 +12,17 @@ import math
 
 from app.dispatch import leg_failures
 from app.dispatch.leg_bodies import leg_bodies
+from app.dispatch.leg_failures import MAX_ERROR_BODY_BYTES
 from app.dispatch.leg_tools import LegTools
 from app.dispatch.reply import Prepared
 from app.dispatch.sglang_answer import MAX_REPLY_BYTES, SglangAnswer, exchange
 from app.errors import Leg, LegRejected, WorkerError
 from app.observability.token_counts import note_prompt
 from app.protocol.peer_blame import is_peer_death
-from app.protocol.reply_faults import fault_in_body
+from app.protocol.reply_faults import fault_in_body, may_hold_fault
 from app.scheduling.scheduler import Grant
-from app.upstream.failures import UpstreamError
+from app.upstream.failures import BodyTooLong, UpstreamError
+from app.upstream.http1 import Head
 
 
 class SglangCall(SglangAnswer):
@@ -54,7 +56,8 @@ class SglangCall(SglangAnswer):
         self._grant = grant
         self._prefill = exchange(pair.prefill, prepared, prefill_body, limits.prefill_s, tools)
         self._prefill.limit(limits.prefill_s, is_total=True)
-        self._prefill_ended = asyncio.Event()
+        self._has_prefill_ended = False
+        self._prefill_waiter: asyncio.Future[None] | None = None
         self._has_spoken = False
         self._may_have_prefilled = False
         self._is_proven = False
@@ -107,13 +110,7 @@ class SglangCall(SglangAnswer):
         """
         await self.connect()
         self._notes.send_both()
-        following = self._follow_prefill()
-        try:
-            self._follower = legs.create_task(following)
-        except RuntimeError:
-            # The request's group is ending and this child will be cancelled in a moment.
-            following.close()
-            raise asyncio.CancelledError from None
+        self._follow(legs)
         try:
             first = await self._first_of_answer()
         except UpstreamError as failure:
@@ -156,57 +153,104 @@ class SglangCall(SglangAnswer):
         Raises:
             WorkerError: The prefill leg failed.
         """
-        await self._prefill_ended.wait()
+        if not self._has_prefill_ended:
+            await self._waiter()
         if self.prefill_error is not None:
             raise self.prefill_error
         return self.prefill_body or b""
 
     async def _hold(self) -> None:
         """Gives a refusal of prefill a moment to arrive before decode's word is passed on."""
-        if not self._prefill_ended.is_set() and self._tools.hold_decode_s > 0:
+        if not self._has_prefill_ended and self._tools.hold_decode_s > 0:
+            # A timer and a future; ``asyncio.timeout`` round an event is thrice that.
+            waiter = self._waiter()
+            timer = asyncio.get_running_loop().call_later(self._tools.hold_decode_s, _set, waiter)
             try:
-                async with asyncio.timeout(self._tools.hold_decode_s):
-                    await self._prefill_ended.wait()
-            except TimeoutError:
-                pass
+                await waiter
+            finally:
+                timer.cancel()
         if self.prefill_error is not None:
             raise self.prefill_error
 
+    def _waiter(self) -> asyncio.Future[None]:
+        """Ends when prefill does; for one reader at a time."""
+        waiter = self._prefill_waiter = asyncio.get_running_loop().create_future()
+        return waiter
+
+    def _follow(self, legs: asyncio.TaskGroup) -> None:
+        """Sends prefill and has its end noticed."""
+        if self._prefill.follow(self._prefill_over, MAX_REPLY_BYTES, MAX_ERROR_BODY_BYTES):
+            return
+        # Its connection was lost just now; making another one takes a task.
+        following = self._follow_prefill()
+        try:
+            self._follower = legs.create_task(following)
+        except RuntimeError:
+            # The request's group is ending and this child will be cancelled in a moment.
+            following.close()
+            raise asyncio.CancelledError from None
+
     async def _follow_prefill(self) -> None:
-        worker = self._grant.pair.prefill
+        head = None
         try:
             head = await self._prefill.head()
-            if head.status != 200:
-                raise await leg_failures.refusal(self._prefill, head, "prefill", worker)
-            body = await self._prefill.read(MAX_REPLY_BYTES)
-            parsed = leg_failures.parse_json(body, "prefill", worker)
-            if (fault := fault_in_body(parsed)) is not None:
-                raise leg_failures.from_fault(fault, "prefill", worker)
-            self.prefill_body = body
-            self._notes.end_prefill()
-            note_prompt(self._notes, parsed)
-            if self._facts.stream and not self._has_spoken:
-                self._answer.limit(self._tools.limits.first_token_s, is_total=True)
+            is_good = head.status == 200
+            body = await self._prefill.read(MAX_REPLY_BYTES if is_good else MAX_ERROR_BODY_BYTES)
         except UpstreamError as failure:
-            self._fail_prefill(self._failed(failure, "prefill"))
-        except WorkerError as error:
-            self._fail_prefill(error)
-        self._prefill_ended.set()
+            self._prefill_over(head, b"", failure)
+        else:
+            self._prefill_over(head, body, None)
+
+    def _prefill_over(self, head: Head | None, body: bytes, failure: BaseException | None) -> None:
+        """Takes the end of prefill, in the middle of the loop's reading: never raises."""
+        try:
+            error = self._judge_prefill(head, body, failure)
+        except Exception as defect:  # noqa: BLE001 - the request's task raises it
+            self._answer.fail(defect)
+            return
+        if error is not None:
+            self.prefill_error = error
+            if not self._is_proven:
+                self._answer.fail(error)
+        self._has_prefill_ended = True
+        if self._prefill_waiter is not None:
+            _set(self._prefill_waiter)
         self._end_prefill_if_through()
+
+    def _judge_prefill(
+        self, head: Head | None, body: bytes, failure: BaseException | None
+    ) -> WorkerError | None:
+        """Returns what is wrong with prefill's answer; notes what it says if nothing is."""
+        worker = self._grant.pair.prefill
+        is_whole = failure is None or isinstance(failure, BodyTooLong)
+        if head is not None and head.status != 200 and is_whole:
+            # Of one that is too long the status is what counts.
+            return leg_failures.from_status(head, body, "prefill", worker)
+        if isinstance(failure, UpstreamError):
+            return self._failed(failure, "prefill")
+        if failure is not None:
+            raise failure
+        try:
+            parsed = leg_failures.parse_json(body, "prefill", worker)
+        except WorkerError as error:
+            return error
+        if may_hold_fault(body) and (fault := fault_in_body(parsed)) is not None:
+            return leg_failures.from_fault(fault, "prefill", worker)
+        self.prefill_body = body
+        self._notes.end_prefill()
+        note_prompt(self._notes, parsed)
+        if self._facts.stream and not self._has_spoken:
+            self._answer.limit(self._tools.limits.first_token_s, is_total=True)
+        return None
 
     def _end_prefill_if_through(self) -> None:
         """Gives prefill's lease back with the last child, and the last item of a batch."""
         needs_answer = not self._is_proven or self._facts.wants_prompt_logprobs
-        if not self._is_prefill_counted and (self._prefill_ended.is_set() or not needs_answer):
+        if not self._is_prefill_counted and (self._has_prefill_ended or not needs_answer):
             self._is_prefill_counted = True
             self._grant.n_prefills_left -= 1
             if self._grant.n_prefills_left <= 0:
                 self._tools.scheduler.prefill_ended(self._grant)
-
-    def _fail_prefill(self, error: WorkerError) -> None:
-        self.prefill_error = error
-        if not self._is_proven:
-            self._answer.fail(error)
 
     def finish(self, *, is_ok: bool) -> None:
         """Ends both legs: kept for the next request when they did well, else aborted.
@@ -216,6 +260,7 @@ class SglangCall(SglangAnswer):
         if self._is_finished:
             return
         self._is_finished = True
+        self._prefill.unfollow()
         if self._follower is not None:
             self._follower.cancel()
             # Its cancellation keeps its frame, and that keeps this call.
@@ -227,3 +272,8 @@ class SglangCall(SglangAnswer):
         else:
             self._tools.reaper.give_up(pair.prefill, self._rids, self._prefill)
             self._tools.reaper.give_up(pair.decode, self._rids, self._answer)
+
+
+def _set(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)

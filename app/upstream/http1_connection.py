@@ -34,6 +34,8 @@ class Http1Connection(ResponseReader, asyncio.Protocol):
         was_heard: Bytes arrived since someone last set this to false.
         sink: Offered the body bytes that arrive while somebody waits for them; what it takes wakes
             nobody. It must not raise.
+        on_news: Called, in place of a reader that waits, whenever something came or went wrong.
+            It must not raise.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class Http1Connection(ResponseReader, asyncio.Protocol):
         self.is_paused = False
         self.was_heard = False
         self.sink: Callable[[bytes], bool] | None = None
+        self.on_news: Callable[[], None] | None = None
 
     # What the pool and the exchange call.
 
@@ -217,6 +220,8 @@ class Http1Connection(ResponseReader, asyncio.Protocol):
     def _wake(self) -> None:
         # What comes before the reader has run must not overtake what is here.
         self.sink = None
+        if self.on_news is not None:
+            self.on_news()
         waiter = self._waiter
         if waiter is not None:
             self._waiter = None

@@ -41,6 +41,12 @@ def encode_lines(headers: Sequence[tuple[bytes, bytes]]) -> HeaderLines:
     return HeaderLines(lines)
 
 
+@lru_cache(maxsize=1024)
+def bearer_line(key: str) -> HeaderLines:
+    """Writes a worker's credential; kept, since every leg has it."""
+    return encode_lines([(b"authorization", b"Bearer " + key.encode())])
+
+
 def encode_head(
     method: bytes,
     target: bytes,

@@ -50,6 +50,7 @@ class ResponseReader:
         self._ends_with_eof = False
         self._is_bodiless = False
         self._n_overhead_bytes = 0
+        self._may_be_too_long = False
         self.failure: UpstreamError | None = None
         self.status = 0
         self.headers: list[tuple[bytes, bytes]] = []
@@ -73,6 +74,8 @@ class ResponseReader:
     def feed(self, data: bytes) -> None:
         """Takes bytes of the response; what is wrong with them becomes ``failure``."""
         n_chunks = len(self.chunks)
+        # A head is no longer than all that came so far.
+        self._may_be_too_long = self._n_overhead_bytes + len(data) > self._max_head_bytes
         try:
             self._parser.feed_data(data)
         except Exception as exc:  # noqa: BLE001 - nothing may escape into the event loop
@@ -128,18 +131,16 @@ class ResponseReader:
         if not 200 <= status < 600:
             self._skip_interim(status)
             return
-        n_bytes = 0
         coding: bytes | None = None
         has_length = False
         for name, value in self.headers:
-            n_bytes += len(name) + len(value) + 4
             if name == b"transfer-encoding":
                 if coding is not None or value.lower() != b"chunked":
                     raise BrokenResponse("The worker's answer has a transfer coding not asked for.")
                 coding = value
             elif name == b"content-length":
                 has_length = True
-        if n_bytes > self._max_head_bytes:
+        if self._may_be_too_long and self._n_head_bytes() > self._max_head_bytes:
             raise self._too_long()
         self.status = status
         self.is_head_complete = True
@@ -167,6 +168,9 @@ class ResponseReader:
         if not 100 <= status < 200:
             raise BrokenResponse(f"The worker answered with the invalid status {status}.")
         self.headers = []
+
+    def _n_head_bytes(self) -> int:
+        return sum(len(name) + len(value) + 4 for name, value in self.headers)
 
     def _too_long(self) -> BrokenResponse:
         return BrokenResponse(

@@ -14,7 +14,8 @@ import structlog
 
 from app.clock import Clock
 from app.upstream.failures import removal
-from app.upstream.http1 import Exchange, HeaderLines, Http1Pool, encode_lines
+from app.upstream.http1 import Exchange, HeaderLines, Http1Pool
+from app.upstream.http1_request import bearer_line
 from app.upstream.http1_transport import Http1Transport
 from app.upstream.keep_alive import KeepAlive, measure_keep_alive
 from app.upstream.sglang_info import role_conflict, worker_info
@@ -109,8 +110,7 @@ class SglangWorkerClient:
             silence_timeout_s: Longest time without a byte from the worker; may be changed later.
         """
         if key := self._worker.spec.api_key:
-            credential = encode_lines([(b"authorization", b"Bearer " + key.encode())])
-            header_lines = HeaderLines(header_lines + credential)
+            header_lines = HeaderLines(header_lines + bearer_line(key))
         exchange = self.pool.exchange(
             b"POST", target, header_lines, body, silence_timeout_s=silence_timeout_s
         )

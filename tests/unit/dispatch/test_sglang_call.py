@@ -75,6 +75,13 @@ class OneReader:
             parts.append(data)
         return b"".join(parts)
 
+    def follow(self, *_: Any) -> bool:
+        """As one whose connection was lost: it wants a task."""
+        return False
+
+    def unfollow(self) -> None:
+        """Nobody follows."""
+
     def limit(self, limit_s: float, *, is_total: bool) -> None:
         """Notes it."""
         self.limits.append((limit_s, is_total))
