@@ -61,6 +61,7 @@ def build_scheduler(
         registry,
         read=lambda worker: load_rows(clients, worker),
         take=queue.take,
+        take_used=queue.take_used,
         n_waiting=lambda: queue.n_waiting,
         now_s=now_s,
         interval_s=poll_s,

@@ -37,6 +37,8 @@ class DecodeRoom:
 
     def __init__(self) -> None:
         self._held: dict[str, int] = {}
+        # What workers hold beyond that: longer answers than were expected, others' requests.
+        self._beyond: dict[str, int] = {}
         self.claimant: Waiting | None = None
         self._claimed: Worker | None = None
         # No worker holds more: so that mostly none has to be looked at.
@@ -63,11 +65,12 @@ class DecodeRoom:
     def _those_with_room(
         self, workers: Iterable[Worker], n_tokens: int, asker: Waiting | None
     ) -> Iterator[Worker]:
-        held = self._held
+        held, beyond = self._held, self._beyond
         claimed = None if asker is not None and asker is self.claimant else self._claimed
         for worker in workers:
             if worker is not claimed and (
-                not (n_held := held.get(worker.id, 0)) or n_held + n_tokens <= _size(worker)
+                not (n_held := held.get(worker.id, 0))
+                or n_held + beyond.get(worker.id, 0) + n_tokens <= _size(worker)
             ):
                 yield worker
 
@@ -82,7 +85,7 @@ class DecodeRoom:
             self._smallest = (workers, min(map(_size, workers)))
         most = self._smallest[1] - n_tokens
         if self._most_held > most:
-            self._most_held = max(self._held.values(), default=0)
+            self._most_held = max(map(self._n_held, self._held), default=0)
         return self._most_held <= most
 
     def kept_for(self) -> Waiting | None:
@@ -127,7 +130,7 @@ class DecodeRoom:
         is_own = self.claimant is asker and self._claimed not in workers
         if self.claimant is None or is_own:
             self.claimant = asker
-            self._claimed = min(workers, key=lambda worker: self._held.get(worker.id, 0))
+            self._claimed = min(workers, key=lambda worker: self._n_held(worker.id))
 
     def drop_claim(self, asker: Waiting) -> None:
         """The request has its room, or no longer wants it."""
@@ -136,8 +139,21 @@ class DecodeRoom:
 
     def hold(self, worker: Worker, n_tokens: int) -> None:
         """Counts a request in."""
-        n_held = self._held[worker.id] = self._held.get(worker.id, 0) + n_tokens
-        self._most_held = max(self._most_held, n_held)
+        self._held[worker.id] = self._held.get(worker.id, 0) + n_tokens
+        self._most_held = max(self._most_held, self._n_held(worker.id))
+
+    def correct(self, worker: Worker, n_used: int) -> None:
+        """Takes a worker's own word on the tokens that it holds.
+
+        It may be more than was counted, never less: some of what was counted has yet to arrive.
+        """
+        self._beyond.pop(worker.id, None)
+        if (n_beyond := n_used - self._held.get(worker.id, 0)) > 0:
+            self._beyond[worker.id] = n_beyond
+            self._most_held = max(self._most_held, self._n_held(worker.id))
+
+    def _n_held(self, worker_id: str) -> int:
+        return self._held.get(worker_id, 0) + self._beyond.get(worker_id, 0)
 
     def release(self, worker: Worker, n_tokens: int) -> None:
         """Counts it out."""
@@ -146,6 +162,7 @@ class DecodeRoom:
             self._held[worker.id] = left
         else:
             self._held.pop(worker.id, None)
+            self._beyond.pop(worker.id, None)
 
 
 def _size(worker: Worker) -> float:

@@ -1,11 +1,11 @@
-"""Asks prefill workers how much they have waiting, often while that matters."""
+"""Asks prefill workers what waits there, and decode workers what they hold, while that matters."""
 
 from __future__ import annotations
 
 import asyncio
 from typing import TYPE_CHECKING
 
-from app.workers.rank_load import read_loads
+from app.workers.rank_load import n_used_tokens, read_loads
 from app.workers.states import State
 from app.workers.worker import Role
 
@@ -19,18 +19,22 @@ if TYPE_CHECKING:
 
 _CALM_INTERVALS = 5
 """A worker with one request, while none waits here, is asked each so many intervals."""
+_DECODE_INTERVALS = 10
+"""So is every decode worker: answers grow slowly."""
 
 
 class LoadWatch:
     """Polls every prefill worker that has requests of ours; an idle one is left alone.
 
     A worker that does not answer is asked again at its next turn; until it does, its ranks are
-    fed without restraint, and ``on_trouble`` is told once.
+    fed without restraint, and ``on_trouble`` is told once. A decode worker that does not tell what
+    it holds is taken to hold what it was given.
 
     Args:
         registry: The workers.
         read: Asks one worker; returns the rows of its loads.
         take: Gets what was read.
+        take_used: Gets the KV tokens that a decode worker holds; ``None``: none is asked.
         n_waiting: Requests that wait in the gateway.
         now_s: The clock of the snapshots.
         interval_s: Time between two questions to one worker.
@@ -51,6 +55,7 @@ class LoadWatch:
         on_trouble: Callable[[Worker, str], None],
         errors: tuple[type[Exception], ...],
         timeout_s: float = 1.0,
+        take_used: Callable[[Worker, int], None] | None = None,
     ) -> None:
         self._registry = registry
         self._read = read
@@ -61,6 +66,8 @@ class LoadWatch:
         self._on_trouble = on_trouble
         self._errors = errors
         self._timeout_s = timeout_s
+        self._take_used = take_used
+        self._roles = {Role.PREFILL} if take_used is None else {Role.PREFILL, Role.DECODE}
         self._next_s: dict[str, float] = {}
         self._asking: set[str] = set()
         self._troubled: set[str] = set()
@@ -79,7 +86,7 @@ class LoadWatch:
         workers = [
             worker
             for worker in self._registry.workers()
-            if worker.spec.role is Role.PREFILL and worker.state is State.READY
+            if worker.spec.role in self._roles and worker.state is State.READY
         ]
         if len(self._next_s) > len(workers):
             known = {worker.id for worker in workers}
@@ -90,9 +97,12 @@ class LoadWatch:
         for worker in workers:
             if worker.id in self._asking or not worker.n_leases:
                 continue
-            if not is_crowded and worker.n_leases == 1 and now_s < self._next_s.get(worker.id, 0.0):
+            is_decode = worker.spec.role is Role.DECODE
+            may_rest = is_decode or (not is_crowded and worker.n_leases == 1)
+            if may_rest and now_s < self._next_s.get(worker.id, 0.0):
                 continue
-            self._next_s[worker.id] = now_s + self._interval_s * _CALM_INTERVALS
+            n_intervals = _DECODE_INTERVALS if is_decode else _CALM_INTERVALS
+            self._next_s[worker.id] = now_s + self._interval_s * n_intervals
             due.append(worker)
         return due
 
@@ -101,6 +111,10 @@ class LoadWatch:
             asked_s = self._now_s()
             async with asyncio.timeout(self._timeout_s):
                 rows = await self._read(worker)
+            if worker.spec.role is Role.DECODE:
+                if self._take_used is not None and (n_used := n_used_tokens(rows)) is not None:
+                    self._take_used(worker, n_used)
+                return
             loads = read_loads(rows, asked_s)
             if loads:
                 self._troubled.discard(worker.id)
@@ -115,6 +129,6 @@ class LoadWatch:
             self._asking.discard(worker.id)
 
     def _trouble(self, worker: Worker, reason: str) -> None:
-        if worker.id not in self._troubled:
+        if worker.spec.role is Role.PREFILL and worker.id not in self._troubled:
             self._troubled.add(worker.id)
             self._on_trouble(worker, reason)

@@ -198,6 +198,10 @@ class QueueScheduler:
         self._places.take(worker, loads)
         self._pump()
 
+    def take_used(self, worker: Worker, n_tokens: int) -> None:
+        """Takes a decode worker's word on the KV tokens that it holds."""
+        self._room.correct(worker, n_tokens)
+
     def close(self) -> None:
         """Ends the ticking."""
         if self._tick is not None:

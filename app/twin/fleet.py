@@ -202,12 +202,15 @@ class TwinFleet:
 
     def _watch_loads(self, queue: QueueScheduler) -> LoadWatch:
         async def read(worker: Worker) -> object:
+            if worker.spec.role is Role.DECODE:
+                return [self._decodes[worker.id].load(0)]
             return [load_row(self._prefills[worker.id].load(0))]
 
         return LoadWatch(
             self._registry,
             read=read,
             take=queue.take,
+            take_used=queue.take_used,
             n_waiting=lambda: queue.n_waiting,
             now_s=self._now_s,
             interval_s=self._shape.poll_s,

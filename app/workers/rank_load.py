@@ -63,6 +63,14 @@ def read_loads(rows: object, asked_s: float) -> dict[int, RankLoad]:
     return found
 
 
+def n_used_tokens(rows: object) -> int | None:
+    """Sums the KV tokens in use over the rows of such an answer; ``None`` if it tells of none."""
+    if not isinstance(rows, Sequence) or isinstance(rows, str | bytes):
+        return None
+    told = [row for row in rows if isinstance(row, Mapping) and "num_used_tokens" in row]
+    return sum(_count(row, "num_used_tokens") for row in told) if told else None
+
+
 def _count(row: Mapping[str, Any], name: str) -> int:
     value = row.get(name)
     return value if type(value) is int and value > 0 else 0
