@@ -24,7 +24,8 @@ HAS_COLOUR = """
   if (!canvas?.width) return false;
   const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
   for (let at = 0; at < data.length; at += 4) {
-    if (data[at] === red && data[at + 1] === green && data[at + 2] === blue && data[at + 3]) return true;
+    const isSame = data[at] === red && data[at + 1] === green && data[at + 2] === blue;
+    if (isSame && data[at + 3]) return true;
   }
   return false;
 }
