@@ -35,6 +35,13 @@ def note_cached(answer: Counted, slot: int, call: TokenAnswer) -> None:
         answer.note_cached(slot, call.n_cached_by_prefill)
 
 
+def _events(stream: Stream, slot: int, frames: Frames) -> bytes:
+    """Writes what one wake-up brought: an event for each message, to be sent together."""
+    if len(frames) == 1:
+        return stream.feed(slot, frames)
+    return b"".join([stream.feed(slot, (frame,)) for frame in frames])
+
+
 class TokenStream:
     """The events of an answer with one choice.
 
@@ -62,7 +69,7 @@ class TokenStream:
             WorkerError: A leg failed.
         """
         while not self._is_over:
-            events = self._stream.feed(0, self._first or await self._next())
+            events = _events(self._stream, 0, self._first or await self._next())
             self._first = ()
             if self._stream.has_ended(0):
                 self._is_over = True
@@ -141,7 +148,7 @@ class MergedTokenStream:
                 raise frames
             if not frames:
                 raise self._calls[slot].cut()
-            events = self._stream.feed(slot, frames)
+            events = _events(self._stream, slot, frames)
             if self._stream.has_ended(slot):
                 self._n_open -= 1
                 note_cached(self._stream, slot, self._calls[slot])
