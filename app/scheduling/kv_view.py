@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from enum import StrEnum
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from app.scheduling.kv_rank import N_CHAIN_SHARDS, KvRank
@@ -260,16 +261,15 @@ class KvView:
 
     def _sweep(self) -> None:
         """Clears some of the bits that nobody has any more."""
-        if not self._graves:
-            return
-        bit, keys = self._graves[0]
-        for _ in range(_SWEEP):
-            key = next(keys, None)
-            if key is None:
+        n_left = _SWEEP
+        while self._graves and n_left:
+            bit, keys = self._graves[0]
+            for key in islice(keys, n_left):
+                self._release(key, bit)
+                n_left -= 1
+            if n_left:
                 self._graves.popleft()
                 self._free_bits.append(bit)
-                return
-            self._release(key, bit)
 
     def _new_bit(self) -> int:
         if self._free_bits:
