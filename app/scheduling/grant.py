@@ -27,9 +27,9 @@ class Outcome(StrEnum):
     CANCELLED = "cancelled"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Ask:
-    """A request that wants a pair.
+    """A request that wants a pair; nobody changes it, and frozen it would cost thrice as much.
 
     Attributes:
         facts: What is known of it.
