@@ -53,6 +53,7 @@ def as_lines(
                 fields[name] = round(at_s - flight.arrived_s, 6)
         if flight.expected_s:
             fields["expected_prefill_s"] = round(flight.expected_s, 6)
+            fields["candidates"] = {url: round(one_s, 6) for url, one_s in flight.candidates}
         fields |= {
             name: count
             for name in ("n_prompt", "n_cached", "n_completion")
