@@ -176,11 +176,11 @@ def build_gateway(
     )
     guard = UrlGuard(settings.worker_url_allow)
     entrance = build_entrance(settings, now_s)
-    metrics = build_metrics(registry, counts, entrance, scheduler, now_s)
+    recorder = FlightRecorder(settings.recorder_mib * 1024 * 1024)
+    metrics = build_metrics(registry, counts, entrance, scheduler, recorder, now_s)
     metrics.kv_watch = build_kv_watch(scheduler, registry, clients)
     if isinstance(seat, BrainSeat):
         seat.show(metrics.registry, metrics.watch)
-    recorder = FlightRecorder(settings.recorder_mib * 1024 * 1024)
     if settings.recorder_mib:
         metrics.meters.listeners.append(recorder.add)
     if tracing is not None:

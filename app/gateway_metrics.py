@@ -27,6 +27,7 @@ from app.observability.families import (
     process_families,
     request_families,
 )
+from app.observability.flight_judge import FlightJudge
 from app.observability.flight_recorder import FlightRecorder
 from app.observability.live_view import live_view
 from app.observability.meters import Meters
@@ -58,6 +59,7 @@ class GatewayMetrics(Collector):
         handoffs: How often KV caches changed hands.
         door: Who is inside.
         queue: A look at the prefill queue; None if there is none.
+        judge: Who judges recorded requests.
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class GatewayMetrics(Collector):
         handoffs: HandoffCounts,
         door: Door,
         queue: QueueView | None,
+        judge: FlightJudge,
     ) -> None:
         self._registry = registry
         self.meters = meters
@@ -76,6 +79,7 @@ class GatewayMetrics(Collector):
         self._door = door
         self._queue = queue
         self.kv_watch: KvWatch | None = None
+        self._judge = judge
         self.decisions = DecisionCounts()
         meters.listeners.append(self.decisions.add)
         self.registry = CollectorRegistry(auto_describe=False)
@@ -97,6 +101,8 @@ class GatewayMetrics(Collector):
         yield from self._leg_families()
         yield from self._admission_families()
         yield from self._decision_families()
+        self._judge.judge()
+        yield from self._judge.families()
         yield from self._queue_families()
         if self.kv_watch is not None:
             yield from kv_event_families(self.kv_watch, self._workers())
@@ -240,7 +246,7 @@ class GatewayMetrics(Collector):
         figures = self._queue.figures() if self._queue is not None else None
         if figures is None:
             return
-        yield from prediction_families(self.meters)
+        yield from prediction_families(self.meters, self._judge.first_error_s)
         role = ("role",)
         yield gauge("queue_waiting", "Requests in the prefill queue", (), [((), figures.n_waiting)])
         yield gauge(

@@ -9,6 +9,7 @@ from app.dispatch.handoff_counts import HandoffCounts
 from app.entrance import Entrance
 from app.gateway_metrics import GatewayMetrics
 from app.observability.flight_file import FlightFile
+from app.observability.flight_judge import FlightJudge
 from app.observability.flight_recorder import FlightRecorder
 from app.observability.meters import Meters
 from app.observability.process_watch import ProcessWatch
@@ -23,6 +24,7 @@ def build_metrics(
     handoffs: HandoffCounts,
     entrance: Entrance,
     scheduler: Scheduler,
+    recorder: FlightRecorder,
     now_s: Clock,
 ) -> GatewayMetrics:
     """Builds what ``/metrics`` shows."""
@@ -34,6 +36,7 @@ def build_metrics(
         handoffs,
         entrance.door,
         queue.view if queue is not None else None,
+        FlightJudge(recorder),
     )
 
 

@@ -90,7 +90,8 @@ def reason_words(reason: Why) -> tuple[Any, ...]:
         tuple(reason.decode),
         reason.prefill_rank,
         reason.decode_rank,
-        None if queued is None else tuple(queued),
+        # What it expected of other ranks stays where it is.
+        None if queued is None else tuple(queued[:4]),
     )
 
 
@@ -102,5 +103,5 @@ def read_reason(words: tuple[Any, ...]) -> Reason:
         Choice._make(decode),
         prefill_rank,
         decode_rank,
-        None if queued is None else Queued._make(queued),
+        None if queued is None else Queued(*queued),
     )

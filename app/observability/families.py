@@ -75,13 +75,13 @@ def request_families(meters: Meters) -> Iterator[Metric]:
     )
 
 
-def prediction_families(meters: Meters) -> Iterator[Metric]:
-    """Yields how well the queue foretold when prefill would end."""
+def prediction_families(meters: Meters, first_error_s: Histogram) -> Iterator[Metric]:
+    """Yields how well the queue foretold the end of prefill and the first token."""
     yield histogram(
         "prediction_error",
-        "By how much prefill ended earlier or later than the queue had expected at the grant",
-        (),
-        {(): meters.prediction_error_s},
+        "By how much a phase ended earlier or later than the queue had expected at the grant",
+        ("phase",),
+        {("prefill",): meters.prediction_error_s, ("first_token",): first_error_s},
     )
     yield counter(
         "prefill_seconds",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
+from hashlib import blake2b
 
 import orjson
 
@@ -13,13 +15,33 @@ BLOCK_TOKENS = 512
 """Of a Mooncake trace."""
 
 
-def as_lines(flights: Iterable[Flight], unix_offset_s: float) -> Iterator[bytes]:
+class BlockIds:
+    """Numbers for blocks: equal blocks have equal ones, and nothing else is told of a prompt.
+
+    They are keyed digests of 48 bits under a key of their own, so they can neither be guessed from
+    a prompt nor joined with those of another object of this class.
+    """
+
+    def __init__(self) -> None:
+        self._key = os.urandom(16)
+
+    def __call__(self, block: int) -> int:
+        """Returns the number of a block."""
+        found = blake2b(block.to_bytes(8, "little"), key=self._key, digest_size=6)
+        return int.from_bytes(found.digest(), "little")
+
+
+def as_lines(
+    flights: Iterable[Flight], unix_offset_s: float, block_ids: BlockIds | None = None
+) -> Iterator[bytes]:
     """Yields one object a request.
 
     Args:
         flights: The requests.
         unix_offset_s: What to add to a time of the gateway's clock to have the time of day.
+        block_ids: Who numbers their blocks; None: somebody that numbers only these.
     """
+    number = BlockIds() if block_ids is None else block_ids
     for flight in flights:
         fields: dict[str, object] = {
             "request_id": flight.request_id,
@@ -31,6 +53,7 @@ def as_lines(flights: Iterable[Flight], unix_offset_s: float) -> Iterator[bytes]
                 fields[name] = round(at_s - flight.arrived_s, 6)
         if flight.expected_s:
             fields["expected_prefill_s"] = round(flight.expected_s, 6)
+            fields["candidates"] = {url: round(one_s, 6) for url, one_s in flight.candidates}
         fields |= {
             name: count
             for name in ("n_prompt", "n_cached", "n_completion")
@@ -38,6 +61,7 @@ def as_lines(flights: Iterable[Flight], unix_offset_s: float) -> Iterator[bytes]
         }
         fields["n_estimated"] = flight.n_estimated
         fields |= flight.facts()
+        fields["hash_ids"] = [number(block) for block in flight.blocks]
         yield orjson.dumps(fields) + b"\n"
 
 

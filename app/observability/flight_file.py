@@ -7,7 +7,7 @@ import threading
 from pathlib import Path
 
 from app.clock import Clock
-from app.observability.flight_export import as_lines
+from app.observability.flight_export import BlockIds, as_lines
 from app.observability.flight_recorder import Flight, FlightRecorder
 
 WRITE_EVERY_S = 2.0
@@ -36,6 +36,7 @@ class FlightFile:
         self._now_s = now_s
         self._unix_s = unix_s
         self._n_written = 0
+        self._block_ids = BlockIds()
         # The write of the end may come while one in a cancelled loop's thread still runs.
         self._lock = threading.Lock()
         with path.open("ab"):
@@ -71,4 +72,5 @@ class FlightFile:
         if self._path.stat().st_size >= self._max_bytes:
             self._path.replace(self._path.with_name(f"{self._path.name}.1"))
         with self._path.open("ab") as file:
-            file.writelines(as_lines(flights, self._unix_s() - self._now_s()))
+            offset_s = self._unix_s() - self._now_s()
+            file.writelines(as_lines(flights, offset_s, self._block_ids))

@@ -11,11 +11,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from struct import Struct
 
+from app.observability.flight_candidates import CandidatePacker, n_bytes, taken_apart
 from app.observability.notes import OK, Notes
 from app.observability.phases import TIMES, times_of
 
-_HEAD = Struct("<11df4i6HB2x")
-"""Times; what was expected; tokens; workers, model, outcome, status, attempts; flags."""
+_HEAD = Struct("<11df4i6HBBx")
+"""Times; what was expected; tokens; workers, model, outcome, status, attempts; flags; how many
+candidates."""
 _BYTES_OVERHEAD = 33 + 8
 """Of a bytes object and its place in the ring (CPython 3.11)."""
 _MAX_NAMES = 4096
@@ -52,6 +54,8 @@ class Flight:
     is_stream: bool
     request_id: str
     blocks: tuple[int, ...]
+    candidates: tuple[tuple[str, float], ...] = ()
+    """What the queue predicted, from the grant to prefill's end, of workers it could have had."""
 
     def facts(self) -> dict[str, object]:
         """Returns what is shown of it by the same names wherever it is shown."""
@@ -87,6 +91,7 @@ class FlightRecorder:
         self._ring: deque[bytes] = deque()
         self._n_bytes = 0
         self._numbers: dict[str, int] = {"": 0, _OTHER: 1}
+        self._packer = CandidatePacker(self._number)
         self.n_recorded = 0
 
     def __len__(self) -> int:
@@ -103,12 +108,14 @@ class FlightRecorder:
         if notes.alone is not None:
             prefill = decode = notes.alone[0]
         blocks = notes.sketch[:MAX_SKETCH_BYTES]
-        leg = notes.leg
+        leg, reason = notes.leg, notes.reason
+        found = None if reason is None else reason.candidates
+        n_candidates, candidates = (0, b"") if found is None else self._packer.pack(found)
         numbers = self._numbers
         record = (
             _HEAD.pack(
                 *times_of(notes),
-                0.0 if notes.reason is None else notes.reason.expected_s,
+                0.0 if reason is None else reason.expected_s,
                 -1 if notes.n_prompt is None else notes.n_prompt,
                 -1 if notes.n_cached is None else notes.n_cached,
                 notes.n_answer_tokens if notes.first_s else -1,
@@ -120,9 +127,11 @@ class FlightRecorder:
                 notes.status,
                 min(notes.n_attempts, 65535),
                 notes.is_stream | (0 if leg is None else 2 if leg == "prefill" else 4),
+                n_candidates,
             )
             + len(blocks).to_bytes(2, "little")
             + blocks
+            + candidates
             + notes.request_id.encode("ascii")
         )
         self._ring.append(record)
@@ -151,10 +160,10 @@ def _taken_apart(record: bytes, names: list[str]) -> Flight:
     found = _HEAD.unpack_from(record)
     times, rest = found[: len(TIMES)], found[len(TIMES) :]
     expected_s, n_prompt, n_cached, n_completion, n_estimated, prefill, decode, model = rest[:8]
-    outcome, status, n_attempts, flags = rest[8:]
+    outcome, status, n_attempts, flags, n_candidates = rest[8:]
     start = _HEAD.size + 2
-    n_bytes = int.from_bytes(record[_HEAD.size : start], "little")
-    end = start + n_bytes
+    n_block_bytes = int.from_bytes(record[_HEAD.size : start], "little")
+    end = start + n_block_bytes
     return Flight(
         times=times,
         expected_s=expected_s,
@@ -170,6 +179,7 @@ def _taken_apart(record: bytes, names: list[str]) -> Flight:
         status=status,
         n_attempts=n_attempts,
         is_stream=bool(flags & 1),
-        request_id=record[end:].decode("ascii"),
-        blocks=Struct(f"<{n_bytes // 8}Q").unpack_from(record, start),
+        request_id=record[end + n_bytes(n_candidates) :].decode("ascii"),
+        blocks=Struct(f"<{n_block_bytes // 8}Q").unpack_from(record, start),
+        candidates=taken_apart(record, end, n_candidates, names),
     )

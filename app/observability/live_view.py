@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from app.observability.flight_recorder import Flight
+from app.observability.hindsight import Hindsight, look_back
 from app.observability.live_series import (
     failures,
     phase_figures,
@@ -19,6 +20,9 @@ from app.workers.worker import Worker
 
 N_RECENT = 50
 """Requests that are shown one by one."""
+N_LEARNED = 500
+"""Requests that teach what workers are like, for what those would have been elsewhere."""
+N_ELSEWHERE = 8
 SHARES = (0.5, 0.9, 0.95, 0.99)
 _ENDED, _FIRST = (TIMES.index(name) for name in ("ended_s", "first_s"))
 
@@ -39,7 +43,7 @@ def live_view(
         ``percentiles`` in seconds; ``outcomes`` and ``failed_legs``; ``requests_per_s`` and
         ``tokens_per_s``; ``phases``, ``failures`` and ``series`` as
         :mod:`app.observability.live_series` tells; ``recent``, the latest request first, with
-        its phases.
+        its phases, and what it would have been on other prefill workers.
     """
     recent = [flight for flight in flights if flight.times[_ENDED] >= now_s - window_s]
     # A gateway that has just begun has no whole window behind it.
@@ -67,7 +71,7 @@ def live_view(
         "tokens_per_s": round(tokens / span_s, 3),
         "phases": phase_figures(recent),
         "series": time_series(recent, now_s, window_s),
-        "recent": [_request(flight, now_s) for flight in recent[: -N_RECENT - 1 : -1]],
+        "recent": _latest(recent[-N_LEARNED:], now_s),
     }
 
 
@@ -86,6 +90,31 @@ def _worker(worker: Worker) -> dict[str, Any]:
         "models": list(worker.model_ids),
         "last_error": worker.last_error,
     }
+
+
+def _latest(flights: Sequence[Flight], now_s: float) -> list[dict[str, Any]]:
+    """The latest first, each with what it would have been on other prefill workers."""
+    pairs = list(zip(flights, look_back(flights), strict=True))
+    found = []
+    for flight, seen in reversed(pairs[-N_RECENT:]):
+        row = _request(flight, now_s)
+        row["regret_s"] = None if seen is None or seen.regret_s is None else round(seen.regret_s, 6)
+        row["would_have_been"] = [] if seen is None else _elsewhere(flight, seen)
+        found.append(row)
+    return found
+
+
+def _elsewhere(flight: Flight, seen: Hindsight) -> list[dict[str, Any]]:
+    """Prefill on other workers, fastest first; the first token comes as much later or earlier."""
+    first_s = flight.times[_FIRST] - flight.arrived_s if flight.times[_FIRST] else None
+    return [
+        {
+            "worker": url,
+            "prefill_s": round(would_s, 6),
+            "first_s": None if first_s is None else round(first_s + would_s - seen.prefill_s, 6),
+        }
+        for url, would_s in sorted(seen.would_s.items(), key=lambda one: one[1])[:N_ELSEWHERE]
+    ]
 
 
 def _request(flight: Flight, now_s: float) -> dict[str, Any]:

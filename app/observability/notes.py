@@ -11,6 +11,8 @@ import time
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from opentelemetry.trace import Span
 
     from app.clock import Clock
@@ -29,8 +31,24 @@ class Reason(Protocol):
     def expected_s(self) -> float:
         """Predicted time from the grant until prefill has ended; 0.0: nobody has predicted."""
 
+    @property
+    def candidates(self) -> Candidates | None:
+        """What was predicted of all who could have had it; None: nobody has predicted."""
+
     def text(self, *, with_urls: bool) -> str:
         """Returns it in words."""
+
+
+class Candidates(Protocol):
+    """Who could have had a request."""
+
+    @property
+    def roster(self) -> tuple[str, ...]:
+        """URLs of workers by place."""
+
+    @property
+    def finish_s(self) -> NDArray[np.float64]:
+        """By place, seconds from the grant until prefill has ended; infinite: not possible."""
 
 
 class Notes:

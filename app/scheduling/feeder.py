@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from app.scheduling.fed import Fed
 from app.scheduling.hit_checks import HitChecks
 from app.scheduling.prefixes import Prefixes
-from app.scheduling.rank_ledger import RankLedger, Sent
+from app.scheduling.rank_ledger import RankLedger
 from app.scheduling.rank_table import RankTable
 from app.scheduling.reach import WORK_WEIGHT, Reach
 from app.scheduling.turns import Turns, order_of
@@ -29,29 +29,6 @@ _REFRESH_S = 0.25
 """Rows of the queue are worked out anew after this long: others may have brought the prefix."""
 _MAX_REFRESHES = 32
 _MAX_PASSED_OVER = 16
-
-
-@dataclass(frozen=True, slots=True)
-class Fed:
-    """A request that goes to a rank now.
-
-    Attributes:
-        waiting: The request.
-        place: The rank's place.
-        n_uncached: Its predicted uncached tokens there.
-        sent: Its entry in the rank's account.
-        waited_s: Time in the queue.
-        wait_ahead_s: Predicted wait at the rank.
-        expected_s: Predicted time until prefill has ended, this wait included.
-    """
-
-    waiting: Waiting
-    place: int
-    n_uncached: float
-    sent: Sent
-    waited_s: float
-    wait_ahead_s: float
-    expected_s: float
 
 
 class Feeder:
@@ -81,6 +58,8 @@ class Feeder:
         self._hits = HitChecks()
         self._version = 0
         self._to_add: list[tuple[int, Waiting]] = []
+        # Of the request that was chosen last: until each place would have computed it, less leads.
+        self._finish_s = np.zeros(index.n_places)
         self.queue = WaitQueue(index.n_places)
         self.reach = Reach(self.queue, self._table)
         self.n_fed_tokens = self.n_fed_cached_tokens = 0.0
@@ -241,6 +220,7 @@ class Feeder:
             place = int(cost.argmin())
             if not is_hungry[place] or cost[0, place] == np.inf:
                 return None
+            self._finish_s = work_s[0] + wait_s
             return self.queue[0], place, float(wait_s[place])
         best = cost.argmin(axis=1)
         rows = np.arange(len(best))
@@ -257,6 +237,7 @@ class Feeder:
         else:
             row = self._turns.first(self.queue, order)
         place = int(best[row])
+        self._finish_s = work_s[row] + wait_s
         return self.queue[row], place, float(wait_s[place])
 
     def _feed(self, waiting: Waiting, place: int, wait_ahead_s: float, now_s: float) -> Fed:
@@ -276,7 +257,8 @@ class Feeder:
         waited_s = now_s - waiting.arrived_s
         sent = ledger.send(n_uncached, now_s)
         self._table.note(place, ledger)
-        return Fed(waiting, place, n_uncached, sent, waited_s, wait_ahead_s, expected_s)
+        finish_s = self._finish_s + self._table.lead_s
+        return Fed(waiting, place, n_uncached, sent, waited_s, wait_ahead_s, expected_s, finish_s)
 
     def _refresh(self, now_s: float) -> None:
         n_left = _MAX_REFRESHES

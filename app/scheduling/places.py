@@ -63,6 +63,7 @@ class Places:
         self._last_found: dict[int, tuple[Sequence[Worker], Found]] = {}
         self._ready: NDArray[np.bool_] | None = None
         self.ranks: dict[int, tuple[Worker, int]] = {}
+        self._roster: tuple[str, ...] | None = None
 
     def of(self, worker: Worker) -> list[int]:
         """The places of a worker's ranks; made when first asked for, empty if none are left."""
@@ -76,6 +77,7 @@ class Places:
             return []
         places = [self._free.pop() for _ in range(n_ranks)]
         self._of[worker.id] = places
+        self._roster = None
         info = worker.info
         n_cache_tokens = info.max_total_tokens or _CACHE_TOKENS
         for rank, place in enumerate(places):
@@ -94,6 +96,7 @@ class Places:
 
     def drop(self, worker_id: str) -> None:
         """Forgets a worker that was removed or started anew."""
+        self._roster = None
         for place in self._of.pop(worker_id, ()):
             self._ready = None
             del self.ranks[place]
@@ -104,6 +107,17 @@ class Places:
         """Forgets what a worker's caches held; its ranks stay where they are."""
         for place in self._of.get(worker_id, ()):
             self._feeder.forget(place)
+
+    @property
+    def roster(self) -> tuple[str, ...]:
+        """The workers' URLs by place, up to the last place that is taken."""
+        if self._roster is None:
+            ranks = self.ranks
+            n_taken = max(ranks, default=-1) + 1
+            self._roster = tuple(
+                ranks[place][0].spec.url if place in ranks else "" for place in range(n_taken)
+            )
+        return self._roster
 
     def find(self, workers: Sequence[Worker]) -> Found:
         """Where these workers' ranks are; places are made for those that have none yet."""

@@ -11,7 +11,7 @@ from app.errors import CapacityError
 if TYPE_CHECKING:
     import asyncio
 
-    from app.scheduling.feeder import Fed
+    from app.scheduling.fed import Fed
     from app.scheduling.scheduler import Ask, Grant
     from app.scheduling.standing import SloClass
     from app.scheduling.usable import UsableGroup

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from app.scheduling.reason import QUEUE, Choice, Queued
+from app.scheduling.reason import QUEUE, Candidates, Choice, Queued
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from app.protocol.facts import RequestFacts
-    from app.scheduling.feeder import Fed
+    from app.scheduling.fed import Fed
     from app.scheduling.policy_slot import PolicySlot
     from app.scheduling.usable import UsableGroup
     from app.workers.worker import Worker
@@ -24,6 +24,7 @@ def why_fed(
     prefill: Worker,
     groups: Sequence[UsableGroup],
     facts: RequestFacts,
+    roster: tuple[str, ...],
 ) -> tuple[Choice, Queued]:
     """Return how a prefill worker was chosen and what the queue knew.
 
@@ -35,6 +36,7 @@ def why_fed(
         prefill: The worker it is.
         groups: Those that could take the request.
         facts: The request.
+        roster: Workers' URLs by place.
     """
     shadow = ""
     if slot.shadow is not None:
@@ -43,5 +45,11 @@ def why_fed(
     n_places = int(np.count_nonzero(fed.waiting.places))
     return (
         Choice(prefill.spec.url, QUEUE, "", n_places, prefill.n_leases, shadow),
-        Queued(fed.waited_s, fed.wait_ahead_s, fed.n_uncached, fed.expected_s),
+        Queued(
+            fed.waited_s,
+            fed.wait_ahead_s,
+            fed.n_uncached,
+            fed.expected_s,
+            Candidates(roster, fed.finish_s),
+        ),
     )

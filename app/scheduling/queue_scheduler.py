@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from app.clock import Clock
-    from app.scheduling.feeder import Fed
+    from app.scheduling.fed import Fed
     from app.scheduling.scheduler import Ask, Grant, LocalScheduler
     from app.scheduling.solo import SoloGrant
     from app.scheduling.usable import UsableGroup
@@ -267,7 +267,8 @@ class QueueScheduler:
             return
         with_room = self._room.with_room(decodes, n_tokens, fed.waiting)
         self._room.drop_claim(fed.waiting)
-        why = why_fed(self._early.slots[Role.PREFILL], fed, prefill, groups, wish.ask.facts)
+        slot, roster = self._early.slots[Role.PREFILL], self._places.roster
+        why = why_fed(slot, fed, prefill, groups, wish.ask.facts, roster)
         grant = self._early.grant(wish.ask, prefill, rank, with_room or decodes, *why)
         decode = grant.pair.decode
         self._room.hold(decode, n_tokens)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 QUEUE = "prefill_queue"
 """Stands in place of a policy's name where the queue chose the prefill worker."""
@@ -31,6 +35,18 @@ class Choice(NamedTuple):
     shadow: str = ""
 
 
+class Candidates(NamedTuple):
+    """What the queue expected of all prefill ranks as it chose one; read, if at all, later.
+
+    Attributes:
+        roster: URLs of workers by place; a worker has a place for each data-parallel rank.
+        finish_s: By place, predicted seconds until prefill has ended; infinite: not possible.
+    """
+
+    roster: tuple[str, ...]
+    finish_s: NDArray[np.float64]
+
+
 class Queued(NamedTuple):
     """What the queue before prefill knew when it let the request go.
 
@@ -39,12 +55,14 @@ class Queued(NamedTuple):
         wait_ahead_s: Predicted wait at the prefill worker, behind what it has not computed yet.
         n_uncached_tokens: Predicted tokens that it has to compute.
         expected_s: Predicted time from here until prefill has ended.
+        candidates: The same of all ranks that could have had it.
     """
 
     waited_s: float
     wait_ahead_s: float
     n_uncached_tokens: float
     expected_s: float = 0.0
+    candidates: Candidates | None = None
 
 
 class Reason(NamedTuple):
@@ -69,6 +87,11 @@ class Reason(NamedTuple):
         """Predicted time from the grant until prefill has ended; 0.0: nobody has predicted."""
         return self.queued.expected_s if self.queued is not None else 0.0
 
+    @property
+    def candidates(self) -> Candidates | None:
+        """What was predicted of all ranks; ``None``: nobody has predicted."""
+        return self.queued.candidates if self.queued is not None else None
+
     def __str__(self) -> str:
         """Return the record for the log, whose line names the workers anyway."""
         return self.text(with_urls=False)
@@ -84,7 +107,7 @@ class Reason(NamedTuple):
             _text("decode", self.decode, self.decode_rank, with_urls=with_urls),
         ]
         if self.queued is not None:
-            waited_s, ahead_s, n_uncached, _ = self.queued
+            waited_s, ahead_s, n_uncached = self.queued[:3]
             parts.append(
                 f"queue;waited_ms={waited_s * 1000:.1f};ahead_ms={ahead_s * 1000:.1f}"
                 f";uncached_tokens={n_uncached:.0f}"
@@ -111,6 +134,11 @@ class Alone(NamedTuple):
     def expected_s(self) -> float:
         """Nobody predicts these."""
         return 0.0
+
+    @property
+    def candidates(self) -> None:
+        """Nobody predicts these."""
+        return
 
     def text(self, *, with_urls: bool) -> str:
         """Return the record as a dictionary of structured fields (RFC 9651).

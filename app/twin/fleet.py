@@ -231,7 +231,7 @@ class TwinFleet:
                 run.idle_s += _WATCH_S * sum(self._prefills[w.id].is_dry for w in wanted)
 
     async def _request(self, number: int, row: Row, run: _Run) -> None:
-        began_s = self._now_s()
+        began_s = self._now_s() - row.before_s
         ids = token_ids(row, self._shape.shrink)
         n_output = max(1, row.n_output // self._shape.shrink)
         try:
@@ -240,6 +240,8 @@ class TwinFleet:
             run.n_lost += 1
             return
         try:
+            if row.connect_s:
+                await asyncio.sleep(row.connect_s)
             await self._legs(grant, number, ids, n_output, run, began_s)
         finally:
             self._scheduler.done(grant, Outcome.OK)

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import random
 import re
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from app.policies.catalog import POLICIES
 from app.twin.fleet import EARLY, QUEUE, FleetShape, TwinFleet
-from app.twin.report import HEADING, Figures
+from app.twin.learned import Learned, learn
+from app.twin.record import is_record, read_record
+from app.twin.report import HEADING, Figures, pooled
 from app.twin.trace import BadTrace, Row, read_trace
 from app.twin.virtual_time import VirtualTimeLoop
 
 _ORDERS = {"fcfs": "fcfs", "spf": "shortest-prefill-first", "hrrn": "hrrn"}
+NUDGE_S = 0.002
+"""Requests this close together might as well have come in another order."""
 _WORKERS = re.compile(r"(\d{1,3})P(\d{1,3})D", re.IGNORECASE)
 
 
@@ -46,60 +53,123 @@ def replay(
     return figures
 
 
+def replay_often(
+    rows: list[Row], shape: FleetShape, router: str, n_plays: int, *, shows_progress: bool = False
+) -> Figures:
+    """Plays a trace as it is, and then with requests that come up to 2 ms later.
+
+    Where requests come together their order decides who waits for whom, and hangs on less than
+    that. A record has the order in which they came; of a trace one play is one draw out of many.
+    """
+    luck, runs = random.Random(1), []
+    for number in range(n_plays):
+        moved = rows
+        if number:
+            late = [replace(row, at_s=row.at_s + luck.uniform(0, NUDGE_S)) for row in rows]
+            moved = sorted(late, key=lambda row: row.at_s)
+        runs.append(replay(moved, shape, router, shows_progress=shows_progress))
+    return pooled(runs)
+
+
 def main(argv: Sequence[str]) -> int:
-    """Prints one line a router.
+    """Prints what was learned of a record, and one line a router.
 
     Returns:
         Exit code: 0, or 2 for a file or flag that cannot be used.
     """
-    asked = _parser().parse_args(argv)
+    asked = parser().parse_args(argv)
     first, _, last = asked.rows.partition(":")
-    found = _WORKERS.fullmatch(asked.workers)
     try:
-        rows = read_trace(asked.file, int(first or 0), int(last) if last else None, asked.rate)
+        played = _read(asked, int(first or 0), int(last) if last else None)
     except (BadTrace, OSError, ValueError) as error:
         sys.stderr.write(f"tandem replay: {error}\n")
         return 2
-    if found is None or not all(int(n) for n in found.groups()):
-        sys.stderr.write(f"tandem replay: --workers {asked.workers}: write it as 4P4D.\n")
-        return 2
-    shape = FleetShape(
-        n_prefill=int(found[1]),
-        n_decode=int(found[2]),
-        tokens_per_s=asked.tokens_per_s,
-        chunk_tokens=asked.chunk,
-        lead_s=asked.lead,
-        transfer_s_per_token=asked.transfer,
-        decode_kv_tokens=asked.decode_kv_tokens,
-        engine_order=_ORDERS[asked.engine_order],
-    )
-    print(f"{len(rows)} requests over {rows[-1].at_s:.0f} s, {asked.workers}; seconds")  # noqa: T201
+    rows, shape = played.rows, played.shape
+    workers = f"{shape.n_prefill}P{shape.n_decode}D"
+    print(f"{len(rows)} requests over {rows[-1].at_s:.0f} s, {workers}; seconds")  # noqa: T201
+    if played.learned is not None:
+        print(played.learned.line())  # noqa: T201
     print(HEADING)  # noqa: T201
+    if played.learned is not None:
+        print(played.learned.recorded.line("as recorded"), flush=True)  # noqa: T201
     for router in asked.policy or (QUEUE, "cache_aware", "least_load"):
-        figures = replay(rows, shape, router, shows_progress=sys.stderr.isatty())
+        shows = sys.stderr.isatty()
+        figures = replay_often(rows, shape, router, asked.plays, shows_progress=shows)
         print(figures.line(router), flush=True)  # noqa: T201
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+class _Played(NamedTuple):
+    rows: list[Row]
+    shape: FleetShape
+    learned: Learned | None
+
+
+def _read(asked: argparse.Namespace, first: int, last: int | None) -> _Played:
+    """The requests and the fleet; a record says what its engines were like, flags overrule it."""
+    found = None if asked.workers is None else _WORKERS.fullmatch(asked.workers)
+    if asked.workers is not None and (found is None or not all(int(n) for n in found.groups())):
+        raise ValueError(f"--workers {asked.workers}: write it as 4P4D.")
+    learned, n_workers = None, (4, 4)
+    base = FleetShape() if asked.chunk is None else FleetShape(chunk_tokens=asked.chunk)
+    if is_record(asked.file):
+        record = read_record(asked.file, first, last)
+        rows = [replace(row, at_s=row.at_s / asked.rate) for row in record.rows]
+        n_workers = record.n_workers
+        learned = learn(record, base.chunk_tokens)
+        if learned is not None:
+            base = learned.shape(base)
+    else:
+        rows = read_trace(asked.file, first, last, asked.rate)
+    if found is not None:
+        n_workers = int(found[1]), int(found[2])
+    by_flag = {
+        "tokens_per_s": asked.tokens_per_s,
+        "slow": None if asked.tokens_per_s is None else (),
+        "lead_s": asked.lead,
+        "transfer_s_per_token": asked.transfer,
+        "decode_step_s": None if asked.step_ms is None else asked.step_ms / 1000,
+        "decode_kv_tokens": asked.decode_kv_tokens,
+        "engine_order": _ORDERS[asked.engine_order],
+    }
+    wanted = {name: value for name, value in by_flag.items() if value is not None}
+    shape = replace(base, n_prefill=n_workers[0], n_decode=n_workers[1], **wanted)
+    return _Played(rows, shape, learned)
+
+
+def parser() -> argparse.ArgumentParser:
+    """Returns the flags of the command."""
     words = argparse.ArgumentParser(
         prog="tandem replay",
         description="Plays a trace through a simulated fleet in virtual time.",
     )
-    words.add_argument("file", type=Path, help="a trace in the Mooncake form, one object a line")
+    words.add_argument(
+        "file",
+        type=Path,
+        help="a trace in the Mooncake form, or what GET /flights or --recorder-file wrote",
+    )
     words.add_argument(
         "--policy",
         action="append",
         choices=(QUEUE, EARLY, *POLICIES),
         help="queue, early (the queue without the engines' word), a policy's name; repeatable",
     )
-    words.add_argument("--workers", default="4P4D", help="default %(default)s")
+    words.add_argument("--workers", help="as 4P4D, which is the default; of a record, as it had")
     words.add_argument("--rows", default="", metavar="FIRST:LAST", help="all of them")
     words.add_argument("--rate", type=float, default=1.0, help="of the trace's own speed")
-    words.add_argument("--tokens-per-s", type=float, default=10_000.0, help="of a prefill worker")
-    words.add_argument("--chunk", type=int, default=8192, help="tokens of a prefill step")
-    words.add_argument("--lead", type=float, default=0.15, help="seconds before prefill can start")
-    words.add_argument("--transfer", type=float, default=1e-5, help="KV transfer, seconds a token")
+    words.add_argument(
+        "--plays",
+        type=int,
+        default=1,
+        metavar="N",
+        help="those beyond the first are shuffled a bit",
+    )
+    # These are learned from a record.
+    words.add_argument("--tokens-per-s", type=float, help="of a prefill worker; 10,000 or learned")
+    words.add_argument("--lead", type=float, help="seconds before prefill starts; 0.15 or learned")
+    words.add_argument("--transfer", type=float, help="of KV, s a token; 1e-5 or learned")
+    words.add_argument("--step-ms", type=float, help="of a decode step; 20 or learned")
+    words.add_argument("--chunk", type=int, help="tokens of a prefill step; 8192")
     words.add_argument(
         "--engine-order",
         choices=_ORDERS,
@@ -107,6 +177,6 @@ def _parser() -> argparse.ArgumentParser:
         help="in which prefill workers take what waits on them; spf: shortest prefill first",
     )
     words.add_argument(
-        "--decode-kv-tokens", type=int, default=4_000_000, help="KV cache of a decode worker"
+        "--decode-kv-tokens", type=int, help="KV cache of a decode worker; 4,000,000"
     )
     return words

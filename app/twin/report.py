@@ -58,3 +58,17 @@ class Figures:
             f"{name:<18} {self.mean_s:7.2f} {times}  {within:>15} {self.busy_s:8.0f} "
             f"{self.hit_rate:6.3f} {idle:>7} {full:>7} {self.n_lost:5d}"
         )
+
+
+def pooled(runs: Sequence[Figures]) -> Figures:
+    """Puts several runs of the same together: all times, and the mean of what is one number."""
+    idle_s = [run.idle_s for run in runs if run.idle_s is not None]
+    room_s = [run.room_wait_s for run in runs if run.room_wait_s is not None]
+    return Figures(
+        [one_s for run in runs for one_s in run.ttft_s],
+        statistics.fmean(run.busy_s for run in runs),
+        statistics.fmean(run.hit_rate for run in runs),
+        statistics.fmean(idle_s) if idle_s else None,
+        max(run.n_lost for run in runs),
+        max(room_s) if room_s else None,
+    )

@@ -20,12 +20,20 @@ class BadTrace(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One request: when it comes (seconds after the first), how long it is (tokens), its blocks."""
+    """One request: when it comes (seconds after the first), how long it is (tokens), its blocks.
+
+    Of a recorded one ``at_s`` is when the scheduler was asked and ``before_s`` what it had taken
+    until then, which counts as time to first token, too. ``connect_s`` is how long it took from the
+    grant until prefill was sent it: of requests that are granted together it decides which one the
+    engine has first.
+    """
 
     at_s: float
     n_prompt: int
     n_output: int
     blocks: tuple[int, ...]
+    before_s: float = 0.0
+    connect_s: float = 0.0
 
 
 def read_trace(path: Path, first: int = 0, last: int | None = None, rate: float = 1.0) -> list[Row]:

@@ -6,8 +6,9 @@
 
 Exit code 1 where the replay's mean time to first token is off by more than 5 %, or its p99 by
 more than 15 %. With ``--more`` the record is also replayed with one pair more and compared with a
-run that really has it; 10 % and 15 % are allowed there. Tokens are not shrunk, as the recorder's
-blocks have 512 of them.
+run that really has it; 10 % and 15 % are allowed there. The replay knows of the engines what it
+learns from the record, as ``tandem replay`` does. Tokens are not shrunk, as the recorder's blocks
+have 512 of them.
 """
 
 from __future__ import annotations
@@ -26,9 +27,12 @@ from routing_fleet import ROUTERS, Fleet, start_router
 from routing_play import play
 from traces import prompt
 
+from app.twin.fleet import FleetShape
+from app.twin.learned import Learned, learn
+from app.twin.record import Record, read_record
 from app.twin.replay import replay
 from app.twin.report import HEADING, Figures
-from app.twin.trace import BadTrace, Row, read_trace
+from app.twin.trace import BadTrace, Row
 
 MEAN_OFF, MORE_MEAN_OFF, P99_OFF = 0.05, 0.10, 0.15
 
@@ -57,19 +61,29 @@ def _compare(asked: argparse.Namespace) -> int:
     rows = rows_of(case, asked.rows, asked.trace, None, asked.tokens_per_s)
     print(f"{len(rows)} requests over {rows[-1].at_s:.0f} s\n{HEADING}", flush=True)
     truth, recorded = _run(asked, case, rows)
-    is_off = _judge(asked, case, truth, recorded, MEAN_OFF)
+    learned = learn(recorded, FleetShape().chunk_tokens)
+    if learned is None:
+        raise BenchFailed("too few requests went well")
+    print(learned.line(), flush=True)
+    is_off = _judge(asked, case.n_pairs, truth, recorded.rows, learned, MEAN_OFF)
     if asked.more:
         larger = replace(case, n_pairs=case.n_pairs + 1)
         truth, _ = _run(asked, larger, rows)
-        is_off |= _judge(asked, larger, truth, recorded, MORE_MEAN_OFF)
+        is_off |= _judge(asked, larger.n_pairs, truth, recorded.rows, learned, MORE_MEAN_OFF)
     return int(is_off)
 
 
 def _judge(
-    asked: argparse.Namespace, case: Case, truth: Figures, recorded: list[Row], allowed: float
+    asked: argparse.Namespace,
+    n_pairs: int,
+    truth: Figures,
+    rows: list[Row],
+    learned: Learned,
+    allowed: float,
 ) -> bool:
-    print(truth.line(f"{asked.router} {case.n_pairs}P"), flush=True)
-    foretold = replay(recorded, case.shape(asked.tokens_per_s, None), asked.router)
+    print(truth.line(f"{asked.router} {n_pairs}P"), flush=True)
+    shape = learned.shape(FleetShape(n_prefill=n_pairs, n_decode=n_pairs))
+    foretold = replay(rows, shape, asked.router)
     print(foretold.line("the record (twin)"), flush=True)
     mean_off = foretold.mean_s / truth.mean_s - 1
     p99_off = foretold.at(0.99) / truth.at(0.99) - 1
@@ -77,7 +91,7 @@ def _judge(
     return abs(mean_off) > allowed or abs(p99_off) > P99_OFF
 
 
-def _run(asked: argparse.Namespace, case: Case, rows: list[Row]) -> tuple[Figures, list[Row]]:
+def _run(asked: argparse.Namespace, case: Case, rows: list[Row]) -> tuple[Figures, Record]:
     routing_fleet.SHRINK = 1
     router = next(one for one in ROUTERS if one.name == asked.router)
     texts = [prompt(row, 1) for row in rows]
@@ -86,9 +100,9 @@ def _run(asked: argparse.Namespace, case: Case, rows: list[Row]) -> tuple[Figure
         port = start_router(bench, router, fleet, asked.speed)
         times = [t for t in asyncio.run(play(port, rows, texts, asked.speed, 1)) if t is not None]
         path = asked.keep or bench.folder / "recorded.jsonl"
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/flights/trace", timeout=30) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/flights", timeout=30) as answer:
             path.write_bytes(answer.read())
-        recorded = [replace(row, at_s=row.at_s * asked.speed) for row in read_trace(path)]
+        recorded = read_record(path, speed=asked.speed)
         work = fleet.work()
     busy_s, n_computed = (sum(column) for column in zip(*work, strict=True))
     hits = 1 - n_computed / sum(row.n_prompt for row in rows)

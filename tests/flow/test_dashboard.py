@@ -140,6 +140,13 @@ async def test_a_browser_shows_it_live(stack: AsyncExitStack, chromium: Browser)
         assert newest is not None
         await expect(page.locator("#recent li").first).not_to_have_attribute("data-key", newest)
 
+        await page.locator("#recent li summary").first.focus()
+        await page.keyboard.press("Enter")
+        other = page.get_by_role("table", name="Would have been")
+        await expect(other.get_by_role("rowheader")).to_have_count(2)
+        await expect(other.get_by_role("rowheader").first).to_contain_text("as it was")
+        await expect(other.get_by_role("row").nth(2)).to_contain_text(re.compile("[+\u2212]\\d"))
+
         gone = fleet.live(fleet.prefills[0])
         name = gone.spec.url.removeprefix("http://")
         await page.get_by_role("button", name=f"Drain {name}").click()

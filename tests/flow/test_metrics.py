@@ -214,7 +214,10 @@ async def test_the_prefill_queue(stack: AsyncExitStack) -> None:
     n_fed = seen.value("fed_tokens_total", kind="prompt")
     assert n_fed > 5 * 800
     assert 0 < seen.value("fed_tokens_total", kind="cached") < n_fed
-    assert seen.value("prediction_error_seconds_count") == 5
+    assert seen.value("prediction_error_seconds_count", phase="prefill") == 5
+    # Nobody streamed, and there was no other worker.
+    assert seen.value("prediction_error_seconds_count", phase="first_token") == 0
+    assert seen.value("regret_seconds_count", role="prefill") == 0
     true_s = seen.value("prefill_seconds_total", source="true")
     assert true_s == pytest.approx(sum(_prefill_s(fleet)), abs=1e-3)
     expected_s = seen.value("prefill_seconds_total", source="expected")
@@ -224,6 +227,45 @@ async def test_the_prefill_queue(stack: AsyncExitStack) -> None:
         expected_s, rel=1e-3
     )
     assert seen.value("decisions_total", policy="prefill_queue") == 5
+
+
+@pytest.mark.parametrize("queue", ["on", "off"])
+async def test_regret(stack: AsyncExitStack, queue: str) -> None:
+    """Each request that another worker could have had, with a queue and without one."""
+    pairs = [await stack.enter_async_context(sim_pair(lead_s=0.01)) for _ in range(2)]
+    fleet = await stack.enter_async_context(
+        serving(
+            [prefill for prefill, _ in pairs],
+            [decode for _, decode in pairs],
+            prefill_queue=queue,
+            policy="round_robin",
+        )
+    )
+    for _ in range(4):
+        async with asyncio.TaskGroup() as clients:
+            for _ in range(2):
+                clients.create_task(fleet.ask(CHAT, body_of(CHAT, stream=True)))
+    seen = await over(fleet, 8)
+    n_judged = seen.value("regret_seconds_count", role="prefill")
+    # Without predictions the first ones only teach what workers are like.
+    assert n_judged == 8 if queue == "on" else 4 <= n_judged < 8
+    assert seen.value("regret_seconds_sum", role="prefill") < 8
+    assert seen.value("regret_seconds_count", role="decode") > 0
+    n_first = (
+        seen.value("prediction_error_seconds_count", phase="first_token")
+        if (queue == "on")
+        else len(seen.all("prediction_error_seconds_count"))
+    )
+    assert 4 <= n_first < 8 if queue == "on" else n_first == 0
+    assert (await over(fleet, 8)).value("regret_seconds_count", role="prefill") == n_judged
+    urls = {prefill.url for prefill, _ in pairs}
+    told = [{url for url, _ in one.candidates} for one in fleet.gateway.recorder.last()]
+    assert told == [urls if queue == "on" else set()] * 8
+    view = (await fleet.http.get("/flights/live")).json()
+    latest = view["recent"][0]
+    assert [one["worker"] for one in latest["would_have_been"]] == [*urls - {latest["prefill"]}]
+    assert latest["would_have_been"][0]["first_s"] > 0
+    assert latest["regret_s"] >= 0
 
 
 def _prefill_s(fleet: Fleet) -> list[float]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from app.scheduling.feeder import Fed, Feeder
+from app.scheduling.fed import Fed
+from app.scheduling.feeder import Feeder
 from app.scheduling.prefix_index import PrefixIndex
 from app.scheduling.rank_ledger import RankLedger
 from app.scheduling.wait_queue import Waiting

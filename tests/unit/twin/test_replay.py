@@ -96,7 +96,7 @@ def test_command_prints_a_line_a_router(tmp_path: Path, capsys: pytest.CaptureFi
     words += ["--decode-kv-tokens", "50000"]
     assert main([*words, "--rows", "5:15", "--rate", "2"]) == 0
     first, heading, *lines = capsys.readouterr().out.splitlines()
-    assert first.startswith("10 requests over 1 s, 2p1d")
+    assert first.startswith("10 requests over 1 s, 2P1D")
     assert [line.split()[0] for line in (heading, *lines)] == ["router", "queue", "random"]
     assert all(line.split()[-1] == "0" for line in lines)
 

@@ -127,8 +127,32 @@ function makeRequest(row) {
       el("tbody", {},
         ...row.phases.map(([name, spent]) => el("tr", {},
           el("th", { scope: "row" }, swatch(name), label(name)), el("td", { class: "n" }, time(spent)))),
-        el("tr", { class: "sum" }, el("th", { scope: "row" }, "Total"), el("td", { class: "n" }, time(total))))))));
+        el("tr", { class: "sum" }, el("th", { scope: "row" }, "Total"), el("td", { class: "n" }, time(total))))),
+    elsewhere(row))));
 }
+
+/** What the request would have been on other prefill workers: a table, and who was fastest in words. */
+function elsewhere(row) {
+  if (!row.would_have_been.length) return null;
+  const took = sum(row.phases.filter(([name]) => name === "connect" || name === "prefill").map(([, spent]) => spent));
+  const longest = Math.max(took, ...row.would_have_been.map((one) => one.prefill_s)) || 1;
+  const line = (name, prefill, kind) => {
+    const part = el("span", { class: "part phase-prefill" });
+    part.style.width = `${(prefill / longest) * 100}%`;
+    return el("tr", { class: kind },
+      el("th", { scope: "row" }, shortName(name), kind ? el("small", {}, "as it was") : null),
+      el("td", { class: "n" }, time(prefill)),
+      el("td", { class: "n" }, kind ? "" : difference(prefill - took)),
+      el("td", { class: "would-bar" }, el("span", { class: "bar", "aria-hidden": "true" }, part)));
+  };
+  return el("table", { class: "grid small elsewhere" },
+    el("caption", {}, row.regret_s > 0 ? `Would have been: up to ${time(row.regret_s)} faster` : "Would have been: nowhere faster"),
+    el("thead", {}, el("tr", {}, ...["Prefill worker", "Prefill", "Difference"].map((text) => el("th", { scope: "col" }, text)),
+      el("td", {}))),
+    el("tbody", {}, line(row.prefill, took, "sum"), ...row.would_have_been.map((one) => line(one.worker, one.prefill_s, ""))));
+}
+
+const difference = (seconds) => `${seconds < 0 ? "−" : "+"}${time(Math.abs(seconds))}`;
 
 function updateRequest(node, row, scale) {
   setText(node.querySelector(".ago"), ago(row.ended_ago_s));
