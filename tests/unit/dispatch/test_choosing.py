@@ -36,7 +36,7 @@ class Scripted:
 
 async def choose(scheduler: Scripted) -> object:
     """What the router takes."""
-    fakes: Any = SimpleNamespace(scheduler=scheduler, facts=None, standing=None)
+    fakes: Any = SimpleNamespace(scheduler=scheduler, facts=None, standing=None, token_ids=None)
     router = PDRouter(
         tools=fakes,
         token_tools=fakes,
