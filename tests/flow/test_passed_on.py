@@ -13,7 +13,7 @@ from app.client_cycle import ClientCycle
 from app.sim.wire import Exchange
 from tests.flow.fleet import CHAT, Fleet, body_of, serving, until
 from tests.flow.raw_client import connected, post_of
-from tests.flow.scripted import SSE, ScriptedWorker, whole
+from tests.flow.scripted import SSE, Script, ScriptedWorker, whole
 
 DONE = b"data: [DONE]\n\n"
 PAUSE_S = 0.03
@@ -65,7 +65,7 @@ class Spaced:
             await exchange.write(b"", is_last=True)
 
 
-async def fleet_of(stack: AsyncExitStack, decode_script: Spaced) -> tuple[Fleet, ScriptedWorker]:
+async def fleet_of(stack: AsyncExitStack, decode_script: Script) -> tuple[Fleet, ScriptedWorker]:
     """A pair whose decode follows the script."""
     prefill = await stack.enter_async_context(ScriptedWorker("prefill", whole(200, {})))
     decode = await stack.enter_async_context(ScriptedWorker("decode", decode_script))
@@ -137,3 +137,38 @@ async def test_client_leaves_between_passed_events(stack: AsyncExitStack, pushes
         await until(lambda: decode.aborted == [decode.seen[0].rid])
     await until(lambda: decode.n_active == 0)
     assert pushes.pieces == events[1:]
+
+
+class Flood:
+    """Decode's script: large events for as long as somebody takes them."""
+
+    def __init__(self) -> None:
+        self.n_written = 0
+
+    async def __call__(self, exchange: Exchange, body: dict[str, Any]) -> None:
+        """Streams until the gateway has left."""
+        await exchange.start(200, SSE)
+        async with asyncio.TaskGroup() as group:
+            watching = group.create_task(exchange.watch())
+            while not watching.done():
+                await exchange.write(event("x" * 60_000))
+                self.n_written += 1
+                await asyncio.sleep(0)
+
+
+async def test_client_that_does_not_read_holds_the_worker_up(
+    stack: AsyncExitStack, pushes: Pushes
+) -> None:
+    """Nothing piles up in the gateway: the worker cannot write any more."""
+    flood = Flood()
+    fleet, decode = await fleet_of(stack, flood)
+    async with connected(fleet) as client:
+        await client.send(post_of(CHAT, body_of(CHAT, stream=True)))
+        n_before = -1
+        async with asyncio.timeout(20):
+            while flood.n_written != n_before or n_before == 0:
+                n_before = flood.n_written
+                await asyncio.sleep(0.5)
+        assert pushes.pieces
+        client.leave()
+        await until(lambda: decode.n_active == 0)
