@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from app.policies.hash_ring import HashRing, ring_hash
-from app.policies.least_load import LeastLoad
+from app.policies.ring_policy import RingPolicy
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,7 +16,7 @@ _BYTES_PER_TOKEN = 4
 """Exact for ids, which stand in the prompt key as four bytes each; a guess for text."""
 
 
-class PrefixHash:
+class PrefixHash(RingPolicy):
     """Gives every beginning of a prompt its worker on a hash ring.
 
     Nothing is remembered of prompts, so gateways that know nothing of each other agree. Prompts
@@ -33,7 +32,6 @@ class PrefixHash:
     """
 
     name = "prefix_hash"
-    why = ""
 
     def __init__(
         self,
@@ -44,28 +42,13 @@ class PrefixHash:
     ) -> None:
         if prefix_token_count < 1:
             raise ValueError(f"prefix_token_count starts at 1, not {prefix_token_count}.")
+        super().__init__(load_factor, balance_abs_threshold)
         self._n_bytes = prefix_token_count * _BYTES_PER_TOKEN
-        self._ring = HashRing(load_factor, balance_abs_threshold)
-        self._least_load = LeastLoad()
-        self._n_spilled = 0
 
     def choose(self, candidates: Sequence[Worker], facts: RequestFacts) -> Worker:
         """Return the beginning's worker, the next one on the ring, or the least loaded."""
         beginning = facts.prompt_key[: self._n_bytes]
-        if not beginning:
-            self.why = "no_prompt"
-            return self._least_load.least_loaded(candidates)
         # A zero byte between them: no model's name has one.
-        key = b"\0".join(((facts.model or "").encode(), facts.prefix_salt, beginning))
-        worker = self._ring.take(candidates, ring_hash(key))
-        self.why = "spilled" if self._ring.is_spilled else "prefix"
-        self._n_spilled += self._ring.is_spilled
-        return worker
-
-    def forget(self, worker_id: str) -> None:
-        """Take a worker off the ring."""
-        self._ring.forget(worker_id)
-
-    def state(self) -> dict[str, object]:
-        """The workers on the ring, and how often a beginning's worker had too much load."""
-        return {"workers": self._ring.n_workers, "spilled": self._n_spilled}
+        parts = ((facts.model or "").encode(), facts.prefix_salt, beginning)
+        key = b"\0".join(parts) if beginning else None
+        return self.take(candidates, key, "prefix", "no_prompt")

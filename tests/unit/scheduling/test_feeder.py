@@ -14,7 +14,7 @@ from tests.unit.scheduling.test_prefix_index import chain
 
 BLOCK = 100
 STEP = 2000
-"""So a rank is fed while it has not started 200 tokens and not finished 1000."""
+"""So a rank is fed while it has not started 500 tokens and not finished 2000."""
 
 
 class Ranks:
@@ -60,7 +60,7 @@ def test_each_rank_is_fed_until_it_has_enough() -> None:
 def test_a_rank_with_two_steps_in_flight_gets_no_third() -> None:
     """It has started all it has, and has work for longer than the next one takes to arrive."""
     ranks = Ranks(1)
-    ranks.add("long", 3000)
+    ranks.add("long", 4000)
     assert ranks.pump() == [("long", 0)]
     ranks.add("next", 500, 0.1)
     ranks.say(0, 1.9)

@@ -103,8 +103,8 @@ def test_learns_the_lead_from_the_quickest() -> None:
         sent = ledger.send(500, 0.0)
         ledger.finish(sent, 0.5 + extra_s, is_ok=True)
     assert ledger.lead_s == pytest.approx(0.2)
-    assert ledger.window_tokens == pytest.approx(0.2 * 1000 + 819.2)
-    assert ledger.ahead_tokens == pytest.approx(0.2 * 1000 + 4096)
+    assert ledger.window_tokens == pytest.approx(0.2 * 1000 + 2048)
+    assert ledger.ahead_tokens == pytest.approx(0.2 * 1000 + 8192)
 
 
 def test_a_cancelled_request_teaches_nothing_and_frees_its_credit() -> None:
