@@ -44,10 +44,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         settings = cli.load(words)
         # Imported here, so that --help and refusals are quick.
         if settings.workers > 1:
-            from app.many import serve as serve_many  # noqa: PLC0415
+            from app.server.many import serve as serve_many  # noqa: PLC0415
 
             return serve_many(settings)
-        from app.server import serve  # noqa: PLC0415
+        from app.server.run import serve  # noqa: PLC0415
 
         return serve(settings)
     except SettingsError as exc:

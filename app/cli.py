@@ -19,7 +19,7 @@ from pydantic.fields import FieldInfo
 from app import __version__
 from app.settings import Settings, SettingsError, env_name, fields_by_group, flag_name, knob_of
 from app.settings import load as load_settings
-from app.smg_flags import SMG_ONLY_FLAGS
+from app.settings.smg_flags import SMG_ONLY_FLAGS
 
 _USAGE = """%(prog)s [--prefill URL [PORT|none]]... [--decode URL]... [flags]
        %(prog)s demo [--engine sglang|vllm] [--port PORT]

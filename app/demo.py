@@ -20,8 +20,8 @@ from typing import Any
 
 import uvloop
 
-from app.gateway_server import GatewayServer
-from app.server import bind
+from app.server.gateway_server import GatewayServer
+from app.server.run import bind
 from app.settings import PrefillUrl, Settings, SettingsError, load
 from app.sim import SglangSim, VllmSim, sim_pair, vllm_pair
 from app.sim.folder_tokenizer import FolderTokenizer

@@ -13,10 +13,10 @@ from fastapi import FastAPI
 from structlog.typing import FilteringBoundLogger
 
 from app.cluster.pipe_seat import PipeSeat
-from app.entrance import log_entrance
 from app.followed_files import FollowedFiles
 from app.gateway import Gateway
-from app.held import told_on_signal
+from app.gateway.entrance import log_entrance
+from app.gateway.held import told_on_signal
 from app.observability.log import get_logger
 from app.settings import worker_specs
 

@@ -10,7 +10,7 @@ import sys
 
 from app.cli import default_text
 from app.settings import env_name, fields_by_group, flag_name, knob_of
-from app.smg_flags import SMG_ONLY_FLAGS
+from app.settings.smg_flags import SMG_ONLY_FLAGS
 
 _ENV_HEAD = """\
 # Settings of Tandem, each with its default. Copy this file to .env, take the # away before a

@@ -32,7 +32,8 @@ def test_files_are_short() -> None:
 def test_a_gateway_before_sglang_workers_loads_no_grpc() -> None:
     """What only vLLM workers need, and what is slow, is not there after the start."""
     code = (
-        "import sys; from app.gateway_server import GatewayServer; from app.settings import load;"
+        "import sys; from app.settings import load;"
+        "from app.server.gateway_server import GatewayServer;"
         "GatewayServer(load({'decode': 'http://d:1', 'log_level': 'error'}, {}, None));"
         "print([m for m in ('grpc', 'google.protobuf', 'transformers') if m in sys.modules])"
     )

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
-from app.settings_fault import SettingsError
+from app.settings.fault import SettingsError
 from app.upstream.get_json import get_json
 from app.workers.worker import Role, WorkerSpec
 

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from app import cli
-from app.gateway_discovery import pod_rules
+from app.gateway.discovery import pod_rules
 from app.settings import Settings
 from app.workers.pods import read_pod, workers_of
 from app.workers.worker import Role

@@ -17,9 +17,9 @@ from typing import Any
 import httpx
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from app.client_protocol import ClientProtocol
 from app.gateway import Gateway
 from app.main import create_app
+from app.server.client_protocol import ClientProtocol
 from app.settings import PrefillUrl, Settings
 from app.sim import SglangSim
 from app.sim.listener import Listener

@@ -1,7 +1,7 @@
 """What a request held is freed with it, and not when Python next looks for circles.
 
-That is tens of thousands of objects later (``app.server`` has it look rarely), and a request may
-hold megabytes: its body, its tokens, its messages.
+That is tens of thousands of objects later (``app.server.gateway_server`` has it look rarely), and a
+request may hold megabytes: its body, its tokens, its messages.
 """
 
 from __future__ import annotations

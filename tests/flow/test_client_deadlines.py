@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from app.client_limits import MIN_BODY_BYTES_PER_S
+from app.server.client_limits import MIN_BODY_BYTES_PER_S
 from tests.flow.fleet import CHAT
 from tests.flow.process import GatewayProcess, running
 from tests.flow.raw_client import RawClient, head_of

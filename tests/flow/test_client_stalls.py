@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from app.api.parts import Life
-from app.client_limits import ClientLimits
-from app.client_protocol import protocol_of
+from app.server.client_limits import ClientLimits
+from app.server.client_protocol import protocol_of
 from app.sim.wire import Exchange
 from tests.flow.fleet import CHAT, Fleet, body_of, serving, until
 from tests.flow.process import pair_flags, running

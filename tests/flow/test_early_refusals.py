@@ -12,8 +12,8 @@ from contextlib import AsyncExitStack, suppress
 import pytest
 
 from app.api.parts import Life
-from app.client_limits import MAX_KEPT_REST_BYTES, MAX_LINGER_BYTES, ClientLimits
-from app.client_protocol import protocol_of
+from app.server.client_limits import MAX_KEPT_REST_BYTES, MAX_LINGER_BYTES, ClientLimits
+from app.server.client_protocol import protocol_of
 from tests.flow.fleet import CHAT, body_of, serving, until
 from tests.flow.process import GatewayProcess, running
 from tests.flow.raw_client import RawClient, connected, head_of, post_of

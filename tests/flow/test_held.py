@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from app.dispatch.token_handoff import HeldHandoff
-from app.held import held
+from app.gateway.held import held
 from app.sim import Fault, FaultKind, VllmFault, VllmFaultKind, sim_pair
 from tests.flow import vllm_fleet
 from tests.flow.fleet import CHAT, Fleet, body_of, serving, until

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from app.client_protocol import MAX_HEAD_BYTES, MAX_PIPELINED
+from app.server.client_protocol import MAX_HEAD_BYTES, MAX_PIPELINED
 from app.sim import sim_pair
 from tests.flow.fleet import CHAT, Fleet, body_of, serving, until
 from tests.flow.raw_client import connected, head_of, post_of

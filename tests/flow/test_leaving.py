@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from app.client_protocol import ClientProtocol
+from app.server.client_protocol import ClientProtocol
 from app.sim import Fault, FaultKind, SglangSim, sim_pair
 from app.sim.wire import Exchange
 from tests.flow.fleet import CHAT, COMPLETIONS, GENERATE, Fleet, body_of, serving, until

@@ -6,7 +6,7 @@ import resource
 
 import pytest
 
-from app.entrance import DESCRIPTORS_PER_REQUEST, DESCRIPTORS_RESERVED
+from app.gateway.entrance import DESCRIPTORS_PER_REQUEST, DESCRIPTORS_RESERVED
 from tests.flow.process import running
 
 SOFT = DESCRIPTORS_RESERVED

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from app.client_cycle import ClientCycle
+from app.server.client_cycle import ClientCycle
 from app.sim.wire import Exchange
 from tests.flow.fleet import CHAT, Fleet, body_of, serving, until
 from tests.flow.raw_client import connected, post_of

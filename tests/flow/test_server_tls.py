@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from app.__main__ import main
-from app.gateway_server import TLS_GOODBYE_S
+from app.server.gateway_server import TLS_GOODBYE_S
 from app.sim import sim_pair
 from tests.flow.certificates import Authority, make_authority
 from tests.flow.fleet import BOUND_S, CHAT, body_of, until

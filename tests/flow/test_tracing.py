@@ -17,7 +17,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from app import gateway_tracing
+from app.gateway import tracing as gateway_tracing
 from app.sim import sim_pair
 from tests.flow.fleet import CHAT, Fleet, body_of, serving, until
 from tests.flow.process import free_port, pair_flags, running

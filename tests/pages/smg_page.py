@@ -9,7 +9,7 @@ import sys
 
 from app.cli import default_text
 from app.settings import Settings, flag_name, knob_of
-from app.smg_flags import SMG_ONLY_FLAGS
+from app.settings.smg_flags import SMG_ONLY_FLAGS
 
 _HEAD = """\
 # Coming from SMG

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from app.settings import Settings, flag_name, knob_of
-from app.smg_flags import SMG_ONLY_FLAGS
+from app.settings.smg_flags import SMG_ONLY_FLAGS
 from tests.pages import api_page, smg_page
 from tests.pages.commands import PAGES, REPO
 

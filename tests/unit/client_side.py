@@ -10,8 +10,8 @@ import uvicorn
 from uvicorn.server import ServerState
 
 from app.api.parts import Life
-from app.client_limits import ClientLimits
-from app.client_protocol import protocol_of
+from app.server.client_limits import ClientLimits
+from app.server.client_protocol import protocol_of
 
 LIMITS = ClientLimits(head_s=10, idle_s=90, body_stall_s=30, write_stall_s=60, linger_s=5)
 

@@ -10,7 +10,7 @@ import pytest
 from app import __version__, cli
 from app.__main__ import main
 from app.settings import Settings, SettingsError, flag_name, worker_specs
-from app.smg_flags import SMG_ONLY_FLAGS
+from app.settings.smg_flags import SMG_ONLY_FLAGS
 
 SEED_PAIR = (
     "--pd-disaggregation --prefill http://prefill:8000 9001 --decode http://decode:8001 "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from app.client_limits import MIN_BODY_BYTES_PER_S
+from app.server.client_limits import MIN_BODY_BYTES_PER_S
 from tests.unit.client_side import LIMITS, Side, turn
 
 GET = b"GET / HTTP/1.1\r\n\r\n"

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from app.client_limits import MAX_KEPT_REST_BYTES
+from app.server.client_limits import MAX_KEPT_REST_BYTES
 from tests.unit.client_side import LIMITS, Side, turn
 
 GET = b"GET / HTTP/1.1\r\n\r\n"

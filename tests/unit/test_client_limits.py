@@ -6,7 +6,7 @@ import asyncio
 import socket
 from typing import Any
 
-from app.client_limits import Alarm, Taking
+from app.server.client_limits import Alarm, Taking
 from tests.unit.client_side import Wire
 
 

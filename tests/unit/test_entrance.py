@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from app.entrance import build_entrance, log_entrance
+from app.gateway.entrance import build_entrance, log_entrance
 from app.observability.log import configure
 from app.settings import Settings, SettingsError
 

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from app.head_joining import HeadJoiningTransport
+from app.server.head_joining import HeadJoiningTransport
 
 HEAD = b"HTTP/1.1 200 OK\r\n\r\n"
 

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 import pytest
 
 from app.gateway import Gateway, build_gateway
-from app.metrics_listener import MAX_CLIENTS, MetricsListener
 from app.observability.process_watch import STUCK_S
-from app.server import bind_metrics
+from app.server.metrics_listener import MAX_CLIENTS, MetricsListener
+from app.server.run import bind_metrics
 from app.settings import Settings, SettingsError
 
 

@@ -9,7 +9,7 @@ import pytest
 from app.cli import load as load_words
 from app.dispatch.limits import LegLimits
 from app.dispatch.retry import RetryRules
-from app.gateway import _limits, _retry_rules
+from app.gateway.gateway import _limits, _retry_rules
 from app.settings import Settings, SettingsError, load
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from app.clock import Clock
 from app.dispatch.handoff_counts import HandoffCounts
-from app.entrance import Entrance
-from app.gateway_metrics import GatewayMetrics
+from app.gateway.entrance import Entrance
+from app.gateway.metrics import GatewayMetrics
 from app.observability.flight_file import FlightFile
 from app.observability.flight_judge import FlightJudge
 from app.observability.flight_recorder import FlightRecorder

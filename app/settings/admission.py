@@ -7,7 +7,7 @@ from typing import Annotated, Self
 from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from app.settings_values import Fault, Knob
+from app.settings.values import Fault, Knob
 
 _ADMISSION = "Admission"
 

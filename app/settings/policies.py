@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from app.policies.catalog import MAX_SECS, POLICIES
-from app.settings_values import Knob, read_policy
+from app.settings.values import Knob, read_policy
 from app.workers.worker import Role
 
 _ROUTING = "Routing"

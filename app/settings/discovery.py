@@ -9,7 +9,7 @@ from typing import Annotated, Self
 from pydantic import BeforeValidator, Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from app.settings_values import Fault, Knob
+from app.settings.values import Fault, Knob
 
 _DISCOVERY = "Kubernetes discovery"
 _PAIR = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]*=[A-Za-z0-9._-]*")

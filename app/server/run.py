@@ -14,9 +14,9 @@ from typing import Any
 
 import uvloop
 
-from app.gateway_server import LISTEN_BACKLOG, GatewayServer
-from app.metrics_listener import MetricsListener
 from app.observability.log import get_logger
+from app.server.gateway_server import LISTEN_BACKLOG, GatewayServer
+from app.server.metrics_listener import MetricsListener
 from app.settings import Settings, SettingsError, flag_name
 
 _ENDED_BY_SIGNAL = 128

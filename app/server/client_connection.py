@@ -13,10 +13,10 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from app.api.leaving import Client
 from app.api.problem import render
-from app.client_cycle import ClientCycle
-from app.client_limits import MAX_LINGER_BYTES, Alarm, ClientLimits
 from app.errors import ClientGone, GatewayError, InvalidRequest
-from app.head_joining import HeadJoiningTransport
+from app.server.client_cycle import ClientCycle
+from app.server.client_limits import MAX_LINGER_BYTES, Alarm, ClientLimits
+from app.server.head_joining import HeadJoiningTransport
 
 _SILENT = logging.getLogger("uvicorn.cut")
 _SILENT.disabled = True

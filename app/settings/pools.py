@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from app.settings_values import Fault, Knob
+from app.settings.values import Fault, Knob
 
 _ROUTING = "Routing"
 

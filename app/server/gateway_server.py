@@ -20,15 +20,15 @@ from typing import Any
 import uvicorn
 
 from app.api.parts import Life
-from app.client_connection import ClientConnection
-from app.client_limits import ClientLimits
-from app.client_protocol import protocol_of
 from app.cluster.pipe_seat import PipeSeat
 from app.errors import ShuttingDown
 from app.gateway import Gateway
 from app.main import create_app
 from app.observability.log import get_logger
-from app.server_tls import server_files, server_tls
+from app.server.client_connection import ClientConnection
+from app.server.client_limits import ClientLimits
+from app.server.client_protocol import protocol_of
+from app.server.tls import server_files, server_tls
 from app.settings import Settings
 
 LISTEN_BACKLOG = 2048

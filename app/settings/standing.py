@@ -10,7 +10,7 @@ from pydantic import BeforeValidator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from app.scheduling.standing import SloClass, StandingRules
-from app.settings_values import Fault, Knob
+from app.settings.values import Fault, Knob
 
 _QUEUE = "Prefill queue"
 _NAME = re.compile(r"[A-Za-z0-9._@-]{1,64}")

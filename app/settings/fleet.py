@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import BeforeValidator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from app.settings_values import Fault, Knob
+from app.settings.values import Fault, Knob
 from app.workers.url_guard import read_rule
 
 _SECURITY = "Security"

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from app.settings_values import Fault, Knob
+from app.settings.values import Fault, Knob
 from app.text.parsers import reasoning_parsers, tool_parsers
 
 _TOKENS, _SECURITY = "vLLM workers", "Security"

@@ -23,16 +23,16 @@ from app.dispatch.pd_router import PDRouter
 from app.dispatch.retry import RetryRules
 from app.dispatch.retry_budget import RetryBudget
 from app.dispatch.token_leg import TokenTools
-from app.entrance import Entrance, build_entrance
 from app.followed_files import FollowedFiles
-from app.gateway_discovery import PodDiscovery, build_discovery
-from app.gateway_kv_events import build_kv_watch
-from app.gateway_metrics import GatewayMetrics
-from app.gateway_observing import build_flight_file, build_metrics
-from app.gateway_registry import build_registry
-from app.gateway_scheduling import build_scheduler
-from app.gateway_tls import worker_tls
-from app.gateway_tracing import build_tracing
+from app.gateway.discovery import PodDiscovery, build_discovery
+from app.gateway.entrance import Entrance, build_entrance
+from app.gateway.kv_events import build_kv_watch
+from app.gateway.metrics import GatewayMetrics
+from app.gateway.observing import build_flight_file, build_metrics
+from app.gateway.registry import build_registry
+from app.gateway.scheduling import build_scheduler
+from app.gateway.tls import worker_tls
+from app.gateway.tracing import build_tracing
 from app.observability.flight_file import FlightFile
 from app.observability.flight_recorder import FlightRecorder
 from app.scheduling.kv_watch import KvWatch

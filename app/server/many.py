@@ -20,13 +20,13 @@ from app.cluster.asgi_call import call_asgi
 from app.cluster.brain_seat import BrainSeat
 from app.cluster.pipe_seat import PipeSeat
 from app.cluster.supervisor import Child, Supervisor
-from app.gateway_server import GatewayServer
-from app.gateway_wants import wants_of
+from app.gateway.wants import wants_of
 from app.lifespan import lifespan
 from app.main import create_app
-from app.metrics_listener import MetricsListener
 from app.observability.log import configure, get_logger
-from app.server import bind, bind_metrics, bind_shared, run_server
+from app.server.gateway_server import GatewayServer
+from app.server.metrics_listener import MetricsListener
+from app.server.run import bind, bind_metrics, bind_shared, run_server
 from app.settings import Settings, SettingsError, flag_name
 
 _BACKLOG = 128

@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from app.middleware.keys import Key, KeyFault, control_key, data_key, shared_key
-from app.settings_values import Fault, Knob
+from app.settings.values import Fault, Knob
 
 _SECURITY = "Security"
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^\s/?#,@*]+")

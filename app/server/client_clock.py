@@ -12,10 +12,10 @@ from collections.abc import Callable
 from typing import Any
 
 from app.api.parts import Life
-from app.client_connection import ClientConnection
-from app.client_limits import MIN_BODY_BYTES_PER_S, ClientFlow, Taking
 from app.errors import ClientStalled, RequestTimedOut
 from app.observability.log import get_logger
+from app.server.client_connection import ClientConnection
+from app.server.client_limits import MIN_BODY_BYTES_PER_S, ClientFlow, Taking
 
 
 class TimedConnection(ClientConnection):

@@ -12,21 +12,21 @@ from typing import Annotated, Any, Self
 from pydantic import BeforeValidator, Field, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
-from app.settings_admission import AdmissionSettings
-from app.settings_cluster import ClusterSettings
-from app.settings_discovery import DiscoverySettings
-from app.settings_edge import EdgeSettings
-from app.settings_fleet import FleetSettings
-from app.settings_kv_events import KvEventSettings
-from app.settings_limits import LimitSettings
-from app.settings_observing import ObservingSettings
-from app.settings_policies import PolicySettings
-from app.settings_pools import PoolSettings
-from app.settings_scheduling import SchedulingSettings
-from app.settings_security import SecuritySettings
-from app.settings_standing import StandingSettings
-from app.settings_tokens import TokenSettings
-from app.settings_values import (
+from app.settings.admission import AdmissionSettings
+from app.settings.cluster import ClusterSettings
+from app.settings.discovery import DiscoverySettings
+from app.settings.edge import EdgeSettings
+from app.settings.fleet import FleetSettings
+from app.settings.kv_events import KvEventSettings
+from app.settings.limits import LimitSettings
+from app.settings.observing import ObservingSettings
+from app.settings.policies import PolicySettings
+from app.settings.pools import PoolSettings
+from app.settings.scheduling import SchedulingSettings
+from app.settings.security import SecuritySettings
+from app.settings.standing import StandingSettings
+from app.settings.tokens import TokenSettings
+from app.settings.values import (
     Knob,
     PrefillUrl,
     check_workers,
@@ -36,7 +36,7 @@ from app.settings_values import (
     read_prefill,
     read_urls,
 )
-from app.settings_workers import WorkerSettings
+from app.settings.workers import WorkerSettings
 
 _LISTENING, _WORKERS, _ROUTING = "Listening", "Workers", "Routing"
 _FAILURES, _HEALTH = "Failures and time limits", "Health checks"

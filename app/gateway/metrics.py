@@ -17,7 +17,7 @@ from prometheus_client.registry import Collector
 
 from app import __version__
 from app.dispatch.handoff_counts import HandoffCounts
-from app.gateway_kv_metrics import kv_event_families
+from app.gateway.kv_metrics import kv_event_families
 from app.middleware.door import Door
 from app.observability.families import (
     counter,

@@ -9,7 +9,7 @@ import difflib
 import re
 from typing import TYPE_CHECKING
 
-from app.settings_values import Fault
+from app.settings.values import Fault
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

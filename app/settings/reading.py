@@ -1,7 +1,7 @@
 """The settings, read from flags, environment, ``.env`` and defaults; the only environment reader.
 
 Only ``main``, ``lifespan``, ``gateway`` and ``__main__`` read settings: everything else takes
-plain values. The tree itself is in ``settings_tree``.
+plain values. The tree itself is in ``tree``.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from dotenv import dotenv_values
 from pydantic import ValidationError
 from pydantic_settings import PydanticBaseSettingsSource
 
-from app.settings_fault import SettingsError, is_service_link, sentence, stray_names
-from app.settings_tree import Settings
-from app.settings_values import Knob, PrefillUrl
+from app.settings.fault import SettingsError, is_service_link, sentence, stray_names
+from app.settings.tree import Settings
+from app.settings.values import Knob, PrefillUrl
 from app.workers.worker import Role, WorkerSpec
 
 if TYPE_CHECKING:

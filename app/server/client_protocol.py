@@ -16,9 +16,9 @@ import httptools
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 
 from app.api.parts import Life
-from app.client_clock import TimedConnection
-from app.client_cycle import ClientCycle
-from app.client_limits import MAX_KEPT_REST_BYTES, ClientLimits
+from app.server.client_clock import TimedConnection
+from app.server.client_cycle import ClientCycle
+from app.server.client_limits import MAX_KEPT_REST_BYTES, ClientLimits
 
 MAX_HEAD_BYTES = 64 * 1024
 """Longest head, longest trailers, and longest run of bytes that bring no body."""

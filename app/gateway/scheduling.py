@@ -5,7 +5,7 @@ from __future__ import annotations
 from app.clock import Clock
 from app.cluster.brain_seat import BrainSeat
 from app.cluster.pipe_seat import PipeSeat
-from app.gateway_kv_events import kv_bytes
+from app.gateway.kv_events import kv_bytes
 from app.observability.log import get_logger
 from app.policies.base import Policy
 from app.policies.catalog import POLICIES

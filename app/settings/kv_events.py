@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from app.settings_values import Knob
+from app.settings.values import Knob
 
 _QUEUE = "Prefill queue"
 
