@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from app.policies.least_load import LeastLoad
 from app.protocol.facts import peek
 from app.protocol.routes import Route
-from app.scheduling import queue_scheduler
+from app.scheduling import entering
 from app.scheduling.prefix_index import PrefixIndex
 from app.scheduling.prompt_blocks import BLOCK_TOKENS
 from app.scheduling.queue_parts import QueueLimits
@@ -71,7 +71,7 @@ class Fleet:
         """The time of each grant, hashes at hand and nothing waiting."""
         times_s = []
         for prompt in prompts:
-            setattr(queue_scheduler, "block_hashes", lambda _facts, found=prompt: found)  # noqa: B010
+            setattr(entering, "block_hashes", lambda _facts, found=prompt: found)  # noqa: B010
             began_s = time.thread_time()
             grant = await self.scheduler.ask(Ask(FACTS))
             times_s.append(time.thread_time() - began_s)
@@ -80,21 +80,20 @@ class Fleet:
         return times_s
 
     async def waiting(self, n_waiting: int) -> list[float]:
-        """The time that it takes to feed one of many that wait, by each word of a worker."""
+        """The time that it takes to feed one of many that wait, when a prefill has ended."""
         numbers = np.random.default_rng(2)
         hashes = partial(numbers.integers, 1, 2**63, N_BLOCKS, np.uint64)
-        setattr(queue_scheduler, "block_hashes", lambda _facts: hashes())  # noqa: B010
+        setattr(entering, "block_hashes", lambda _facts: hashes())  # noqa: B010
         n_asked = n_waiting + len(self._prefills)
         times_s = []
         async with asyncio.TaskGroup() as tasks:
             asked = [tasks.create_task(self.scheduler.ask(Ask(FACTS))) for _ in range(n_asked)]
             # Until what was sent counts as arrived.
             await asyncio.sleep(0.2)
-            for worker in self._prefills:
-                load = {0: RankLoad(time.monotonic(), 0)}
+            for grant in [task.result() for task in asked if task.done()]:
                 n_before = self.scheduler.n_waiting
                 began_s = time.thread_time()
-                self.scheduler.take(worker, load)
+                self.scheduler.prefill_ended(grant)
                 if n_fed := n_before - self.scheduler.n_waiting:
                     times_s.append((time.thread_time() - began_s) / n_fed)
                 await asyncio.sleep(0)
