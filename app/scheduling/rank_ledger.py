@@ -21,8 +21,9 @@ WINDOW_STEPS = 0.25
 AHEAD_STEPS = 1.0
 """For so much longer than the lead is a rank to have work. Half a step is better by 4 % in virtual
 time, and lets ranks run dry where machines and networks stutter."""
-PACE_S = 0.02
-"""What arrives together is computed together: the shortest of it as late as the longest."""
+PACE_LEADS = 1 / 8
+"""What arrives together is computed together: the shortest of it as late as the longest. How far
+apart requests have to be sent for that goes with how long they are on their way."""
 _MIN_BUSY_US = 200_000
 _RATE_HALF_LIFE_US = 10_000_000
 _RATE_TRUST_US = 3_000_000
@@ -141,8 +142,9 @@ class RankLedger:
             self._worked_since_s = now_s + self.lead_s
         sent = Sent(now_s, n_tokens)
         # A shorter one would be over before the next: the rank would run dry.
-        if n_tokens >= PACE_S * self.rate_tokens_per_s:
-            self.paced_until_s = now_s + PACE_S
+        pace_s = self.lead_s * PACE_LEADS
+        if n_tokens >= pace_s * self.rate_tokens_per_s:
+            self.paced_until_s = now_s + pace_s
         self._credits.append(sent)
         self.credit_tokens += n_tokens
         self._unfinished[sent] = None

@@ -142,7 +142,7 @@ def test_nonsense_is_no_load(rows: object) -> None:
 
 
 def test_the_pace_ends_with_what_it_is_kept_for() -> None:
-    ledger = RankLedger(rate_tokens_per_s=1000.0)
+    ledger = RankLedger(rate_tokens_per_s=1000.0, lead_s=0.16)
     sent = ledger.send(500, 5.0)
     assert ledger.paced_until_s == pytest.approx(5.02)
     ledger.finish(sent, 5.01, is_ok=False)
