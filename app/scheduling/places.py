@@ -131,6 +131,8 @@ class Places:
             # Making places may drop others.
             found = self._found[key] = self._find(key)
         if workers is key:
+            if len(self._last_found) >= _MAX_MASKS:
+                self._last_found.clear()
             self._last_found[id(key)] = (key, found)
         return found
 

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
     from app.scheduling.wait_queue import Waiting, WaitQueue
 
-AGEING = 1.0
+AGEING = 0.8
 """Seconds of own work that a second of waiting makes up for."""
-PRIORITY_S = 10.0
+PRIORITY_S = 8.0
 """The same of a level of priority: as much as ten seconds of waiting, so nobody starves."""
 URGENT_S = 2.0
 """A request whose target or deadline is so near is drawn forward, more the nearer it is."""

@@ -32,7 +32,14 @@ pytestmark = pytest.mark.timeout(120)
 
 def command(words: list[str], variables: Mapping[str, str]) -> list[str]:
     """The script with words and variables."""
-    return ["env", *(f"{name}={text}" for name, text in variables.items()), str(SCRIPT), *words]
+    # As from a terminal: a shell in the background has its jobs ignore Ctrl-C.
+    return [
+        "env",
+        "--default-signal=INT",
+        *(f"{name}={text}" for name, text in variables.items()),
+        str(SCRIPT),
+        *words,
+    ]
 
 
 def run(words: list[str]) -> subprocess.CompletedProcess[str]:

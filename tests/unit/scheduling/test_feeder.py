@@ -20,11 +20,11 @@ STEP = 2000
 class Ranks:
     """A feeder before ranks of 1000 tokens a second, fresh words of all of them at hand."""
 
-    def __init__(self, n_ranks: int = 2, *, is_told: bool = True) -> None:
+    def __init__(self, n_ranks: int = 2, *, is_told: bool = True, lead_s: float = 0.0) -> None:
         self.feeder = Feeder(PrefixIndex(1 << 20, 64), BLOCK)
         self.usable = np.zeros(64, bool)
         for place in range(n_ranks):
-            self.feeder.add_rank(place, RankLedger(STEP, 1000.0, 0.0, stale_s=1000.0), 10_000)
+            self.feeder.add_rank(place, RankLedger(STEP, 1000.0, lead_s, stale_s=1000.0), 10_000)
             self.usable[place] = True
             if is_told:
                 self.say(place, 0.0)
@@ -71,7 +71,7 @@ def test_a_rank_with_two_steps_in_flight_gets_no_third() -> None:
 
 def test_what_is_fed_together_goes_apart() -> None:
     """Arriving together, both would end with the step in which they are computed."""
-    ranks = Ranks(1)
+    ranks = Ranks(1, lead_s=0.16)
     ranks.add("short", 100)
     ranks.add("other", 150)
     assert ranks.pump(0.0) == [("short", 0)]
@@ -80,7 +80,7 @@ def test_what_is_fed_together_goes_apart() -> None:
 
 
 def test_what_is_shorter_than_the_pace_does_not_let_a_rank_run_dry() -> None:
-    ranks = Ranks(1)
+    ranks = Ranks(1, lead_s=0.16)
     for number in range(4):
         ranks.add(f"tiny {number}", 15)
     assert len(ranks.pump(0.0)) == 4

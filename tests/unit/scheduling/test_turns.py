@@ -48,10 +48,10 @@ def test_higher_priority_goes_first_but_not_for_ever() -> None:
 
 def test_a_target_that_is_near_draws_forward_and_one_that_is_missed_does_not() -> None:
     """Two seconds of work, four until the target: nothing is urgent at first."""
-    for now_s, expected in ((0.0, "short"), (1.5, "soon"), (2.5, "short")):
-        ranks = Ranks(1)
+    for now_s, expected in ((0.0, "short"), (1.5, "soon"), (2.1, "short")):
+        ranks = Ranks(1, lead_s=0.16)
         add(ranks, "soon", 2000, 0.0, SOON)
-        add(ranks, "short", 400, now_s)
+        add(ranks, "short", 200, now_s)
         assert served(ranks, 1, now_s) == [expected], now_s
 
 
