@@ -17,25 +17,13 @@ from pydantic_settings import PydanticBaseSettingsSource
 
 from app.settings.fault import SettingsError, is_service_link, sentence, stray_names
 from app.settings.tree import Settings
-from app.settings.values import Knob, PrefillUrl
+from app.settings.values import Knob
 from app.workers.worker import Role, WorkerSpec
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from pydantic.fields import FieldInfo
-
-__all__ = [
-    "PrefillUrl",
-    "Settings",
-    "SettingsError",
-    "env_name",
-    "fields_by_group",
-    "flag_name",
-    "knob_of",
-    "load",
-    "worker_specs",
-]
 
 
 _GROUPS = (

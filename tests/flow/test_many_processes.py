@@ -56,7 +56,7 @@ async def connect(gateway: GatewayProcess, n: int, stack: AsyncExitStack) -> lis
 async def test_connections_are_spread_evenly(stack: AsyncExitStack) -> None:
     """240 of them over 4 processes: each has 60, within 5 standard deviations."""
     prefill, decode = await stack.enter_async_context(sim_pair())
-    flags = pair_flags(prefill, decode, "--workers", "4")
+    flags = pair_flags(prefill, decode, "--workers", "4", *QUICK)
     gateway = await stack.enter_async_context(running(flags, start_s=MANY_START_S))
     clients = await connect(gateway, 240, stack)
     for client in clients:
@@ -75,7 +75,7 @@ async def test_connections_are_spread_evenly(stack: AsyncExitStack) -> None:
 async def test_a_change_is_seen_by_all_at_once(stack: AsyncExitStack) -> None:
     """Once DELETE or POST is answered on one connection, every other one knows within 200 ms."""
     prefill, decode = await stack.enter_async_context(sim_pair())
-    flags = pair_flags(prefill, decode, "--workers", "3")
+    flags = pair_flags(prefill, decode, "--workers", "3", *QUICK)
     gateway = await stack.enter_async_context(running(flags, start_s=MANY_START_S))
     clients = await connect(gateway, 24, stack)
     listed = (await get(clients[0], "/workers"))["workers"]
@@ -107,7 +107,7 @@ async def test_a_change_is_seen_by_all_at_once(stack: AsyncExitStack) -> None:
 async def test_one_scrape_shows_all(stack: AsyncExitStack) -> None:
     """Whoever is asked gives the sum, and it does not fall when a process dies."""
     prefill, decode = await stack.enter_async_context(sim_pair())
-    flags = pair_flags(prefill, decode, "--workers", "2", "--metrics-on-main")
+    flags = pair_flags(prefill, decode, "--workers", "2", "--metrics-on-main", *QUICK)
     gateway = await stack.enter_async_context(running(flags, start_s=MANY_START_S))
     clients = await connect(gateway, 12, stack)
     for client in clients:
@@ -142,7 +142,7 @@ async def test_one_scrape_shows_all(stack: AsyncExitStack) -> None:
 async def test_a_dead_pipe_is_started_anew_and_holds_nothing(stack: AsyncExitStack) -> None:
     """Its leases are given back; the requests of the other one never notice."""
     prefill, decode = await stack.enter_async_context(sim_pair(decode={"decode_step_s": 0.05}))
-    flags = pair_flags(prefill, decode, "--workers", "2")
+    flags = pair_flags(prefill, decode, "--workers", "2", *QUICK)
     gateway = await stack.enter_async_context(running(flags, start_s=MANY_START_S))
     clients = await connect(gateway, 12, stack)
     for client in clients:
