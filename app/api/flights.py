@@ -20,26 +20,28 @@ _Last = Annotated[int | None, Query(ge=1, le=10_000_000, description="Only the l
 
 
 @router.get("", summary="The last requests", response_class=StreamingResponse)
-def flights(gateway: GatewayParts, last: _Last = None) -> StreamingResponse:
+async def flights(gateway: GatewayParts, last: _Last = None) -> StreamingResponse:
     """One JSON object a line: times in seconds after the arrival, tokens, pair, outcome."""
     clocks = gateway.clocks
-    lines = as_lines(gateway.recorder.last(last), clocks.unix_s() - clocks.now_s())
+    found = await gateway.sight.flights(last)
+    lines = as_lines(found, clocks.unix_s() - clocks.now_s())
     return StreamingResponse(_pieces(lines), media_type=LINES)
 
 
 @router.get("/trace", summary="The last requests as a trace", response_class=StreamingResponse)
-def trace(gateway: GatewayParts, last: _Last = None) -> StreamingResponse:
+async def trace(gateway: GatewayParts, last: _Last = None) -> StreamingResponse:
     """A trace in the Mooncake form for `tandem replay`; no text, not even hashed."""
-    return StreamingResponse(_pieces(as_trace(gateway.recorder.last(last))), media_type=LINES)
+    found = await gateway.sight.flights(last)
+    return StreamingResponse(_pieces(as_trace(found)), media_type=LINES)
 
 
 @router.get("/live", summary="The last minutes in one object")
-def live(
+async def live(
     gateway: GatewayParts,
     window_s: Annotated[float, Query(ge=1, le=86_400, description="Seconds to look back")] = 300.0,
 ) -> dict[str, Any]:
     """Workers, flows between them, percentiles, outcomes, the queue, recent requests by phase."""
-    return gateway.live(window_s)
+    return await gateway.sight.live(window_s)
 
 
 def _pieces(lines: Iterable[bytes]) -> Iterator[bytes]:

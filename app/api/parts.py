@@ -6,7 +6,7 @@ The composition root sits above this package, so the routes name the parts they 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Protocol, cast
 
@@ -15,7 +15,7 @@ from fastapi import Depends, Request
 from app.clock import Clock
 from app.dispatch.handoff_counts import HandoffCounts
 from app.dispatch.model_texts import ModelTexts
-from app.observability.flight_recorder import FlightRecorder
+from app.observability.flight_recorder import Flight
 from app.scheduling.running_policies import RunningPolicies
 from app.scheduling.solo import SoloCounts
 from app.upstream.clients import WorkerClients
@@ -42,6 +42,16 @@ class Clocks:
 
     now_s: Clock
     unix_s: Clock
+
+
+class Sight(Protocol):
+    """What happened lately."""
+
+    async def flights(self, n_most: int | None) -> Iterable[Flight]:
+        """Returns the latest requests, the oldest of them first, to be gone through in a thread."""
+
+    async def live(self, window_s: float) -> dict[str, Any]:
+        """Returns the last minutes as one JSON-able object."""
 
 
 class Parts(Protocol):
@@ -92,11 +102,8 @@ class Parts(Protocol):
         """Decode workers that can do so serve where no prefill worker can be used."""
 
     @property
-    def recorder(self) -> FlightRecorder:
+    def sight(self) -> Sight:
         """The last requests."""
-
-    def live(self, window_s: float) -> dict[str, Any]:
-        """Returns the last minutes as one JSON-able object; from any thread."""
 
     @property
     def url_guard(self) -> UrlGuard:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import socket
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from app.cluster.gathering import Gathering
 from app.cluster.merged_pages import MergedPages
 from app.cluster.pipe_desk import PipeDesk
 from app.cluster.restoring import restore
@@ -23,7 +25,6 @@ if TYPE_CHECKING:
 
     from app.clock import Clock
     from app.cluster.ask_words import Wants
-    from app.cluster.merging import Page
     from app.cluster.wire import Message
     from app.cluster.worker_copy import Pulse
     from app.observability.process_watch import ProcessWatch
@@ -37,8 +38,6 @@ if TYPE_CHECKING:
 PULSE_S = 0.1
 RESTORE_S = 1.0
 """So long a brain that takes another's place waits for all pipes to say what they know."""
-PAGE_S = 2.0
-"""Longest wait for the metrics of a pipe; one that is busy for longer is left out."""
 
 
 class BrainSeat:
@@ -54,6 +53,7 @@ class BrainSeat:
         call: Serves a request of the control plane; set by who has the routes.
         wants: Returns what of prompts the scheduler needs; set likewise.
         shown: The metrics of all processes.
+        fleet: Tells what only this process knows of the last minutes; set by who knows it.
     """
 
     def __init__(self, listener: socket.socket, epoch: int, n_pipes: int) -> None:
@@ -68,8 +68,8 @@ class BrainSeat:
         self._n_changes = 0
         self._said: dict[str, Pulse] = {}
         self._heard: set[str] = set()
-        self._pages: dict[tuple[PipeDesk, int], asyncio.Future[tuple[int, int, Page]]] = {}
-        self._n_pages = 0
+        self._gathering = Gathering()
+        self.fleet: Callable[[], Any] = dict
         self._is_restored = asyncio.Event()
         self.shown: MergedPages
         self._desk_parts: tuple[Registry, Scheduler, HealthLoop, asyncio.TaskGroup]
@@ -85,7 +85,7 @@ class BrainSeat:
 
     def show(self, own: CollectorRegistry, watch: ProcessWatch) -> None:
         """Takes this process's metrics, which are shown together with the pipes'."""
-        self.shown = MergedPages(own, watch, self.pages)
+        self.shown = MergedPages(own, watch, partial(self._gather, "page"))
 
     def has_heard(self, worker: Worker) -> bool:
         """Tells whether the worker sent some pipe something since this was asked last."""
@@ -151,9 +151,7 @@ class BrainSeat:
 
     def _on_end(self, desk: PipeDesk) -> None:
         del self._desks[desk]
-        for key, page in tuple(self._pages.items()):
-            if key[0] is desk and not page.done():
-                page.cancel()
+        self._gathering.lose(desk)
         if desk.number:
             self._log.info("pipe has left", pipe=desk.number, epoch=self._epoch)
 
@@ -166,11 +164,11 @@ class BrainSeat:
         elif what == "heard":
             self._heard.update(words[0])
         elif what == "call":
-            desk.tasks.create_task(self._serve(desk, *words))
+            desk.tasks.create_task(self._serve(desk, words[0], self.call, *words[1:]))
+        elif what == "gather":
+            desk.tasks.create_task(self._serve(desk, words[0], self._look, *words[1:]))
         elif what == "reply":
-            page = self._pages.get((desk, words[0]))
-            if page is not None and not page.done():
-                page.set_result((desk.number, *words[1:]))
+            self._gathering.take(desk, *words)
 
     def _welcome(self, desk: PipeDesk) -> None:
         if not desk.number or self._desks[desk]:
@@ -183,9 +181,11 @@ class BrainSeat:
     def _revision(self) -> tuple[int, int]:
         return self._epoch, self._n_changes
 
-    async def _serve(self, desk: PipeDesk, no: int, *words: Any) -> None:
+    async def _serve(
+        self, desk: PipeDesk, no: int, serve: Callable[..., Awaitable[Any]], *words: Any
+    ) -> None:
         try:
-            desk.wire.tell("answer", no, await self.call(*words))
+            desk.wire.tell("answer", no, await serve(*words))
         except Exception as error:  # noqa: BLE001 - the pipe shows it
             self._log.exception("a request of the control plane failed")
             desk.wire.tell("refuse", no, InternalError(f"The brain failed: {error!r}"))
@@ -218,24 +218,15 @@ class BrainSeat:
             self.tell_all("pulse", fresh, self.wants())
             await asyncio.sleep(PULSE_S)
 
-    async def pages(self) -> list[tuple[int, int, Page]]:
-        """Returns number, process id and metrics of all pipes that give them in time."""
-        self._n_pages += 1
-        no, loop = self._n_pages, asyncio.get_running_loop()
-        waiting = {}
-        for desk, is_welcome in self._desks.items():
-            if is_welcome:
-                waiting[desk, no] = loop.create_future()
-                desk.wire.tell("page", no)
-        self._pages |= waiting
-        try:
-            if waiting:
-                await asyncio.wait(waiting.values(), timeout=PAGE_S)
-            given = [page for page in waiting.values() if page.done() and not page.cancelled()]
-            return [page.result() for page in given]
-        finally:
-            for key in waiting:
-                del self._pages[key]
+    async def _gather(self, what: str, *words: Any) -> list[tuple[int, int, Any]]:
+        """Returns number, process id and answer of all pipes that answer in time."""
+        desks = [desk for desk, is_welcome in self._desks.items() if is_welcome]
+        return await self._gathering.ask(desks, what, *words)
+
+    async def _look(self, what: str, *words: Any) -> tuple[Any, list[tuple[int, int, Any]]]:
+        """Returns what this process has to say as well, and what all pipes say."""
+        own = await asyncio.to_thread(self.fleet) if what == "carried" else None
+        return own, await self._gather(what, *words)
 
 
 class _AllConnections:

@@ -43,13 +43,14 @@ class PipeSeat:
     Attributes:
         name: As logs call the process.
         link: To the brain.
-        page: Returns this process's metrics; set by who knows them.
+        shows: What the brain may ask of this process, by name; set by who knows it. It is called
+            in a thread.
     """
 
     def __init__(self, number: int, path: str) -> None:
         self.name = f"pipe-{number}"
         self.link = Link(path, self._greet, self._hear)
-        self.page: Callable[[], list[Any]] = list
+        self.shows: dict[str, Callable[..., Any]] = {"page": list}
         self._number = number
         self._wants = Wants()
         self._tasks: asyncio.TaskGroup | None = None
@@ -59,7 +60,7 @@ class PipeSeat:
             "worker": self._follow,
             "gone": self._lose,
             "end": self._end,
-            "page": self._show,
+            "show": self._show,
         }
 
     def registry(self, now_s: Clock, make_breaker: Callable[[Any], Breaker]) -> Mirror:
@@ -104,6 +105,14 @@ class PipeSeat:
         """
         return await self.link.ask("call", self.link.number(), *request)
 
+    async def gather(self, what: str, *words: Any) -> Any:
+        """Has the brain ask all pipes, this one too; returns its own word and what they say.
+
+        Raises:
+            BrainAway: It is not there.
+        """
+        return await self.link.ask("gather", self.link.number(), what, *words)
+
     def _greet(self, tell: Callable[..., None]) -> None:
         mirror = self._mirror
         copies = [copy_of(worker) for worker in mirror.workers()]
@@ -140,13 +149,14 @@ class PipeSeat:
         if worker is not None:
             self._clients.end(worker)
 
-    def _show(self, no: int) -> None:
+    def _show(self, no: int, what: str, *words: Any) -> None:
         if self._tasks is not None:
-            self._tasks.create_task(self._reply(no))
+            self._tasks.create_task(self._reply(no, self.shows[what], *words))
 
-    async def _reply(self, no: int) -> None:
+    async def _reply(self, no: int, show: Callable[..., Any], *words: Any) -> None:
         # Beside the loop, as for a listener.
-        self.link.tell("reply", no, os.getpid(), await asyncio.to_thread(self.page))
+        said = await asyncio.to_thread(show, *words)
+        self.link.tell("reply", no, os.getpid(), said)
 
     async def _report(self) -> None:
         """Tells which workers sent something: the brain's probes may find them too busy."""

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from app.api.parts import Clocks, Life
 from app.clock import Clock
@@ -31,6 +31,7 @@ from app.gateway.metrics import GatewayMetrics
 from app.gateway.observing import build_flight_file, build_metrics
 from app.gateway.registry import build_registry
 from app.gateway.scheduling import build_scheduler
+from app.gateway.sight import Sight
 from app.gateway.tls import worker_tls
 from app.gateway.tracing import build_tracing
 from app.observability.flight_file import FlightFile
@@ -78,6 +79,7 @@ class Gateway:
     aliases: Mapping[str, str]
     metrics: GatewayMetrics
     recorder: FlightRecorder
+    sight: Sight
     flight_file: FlightFile | None
     tracing: RequestTracing | None
     url_guard: UrlGuard
@@ -90,11 +92,6 @@ class Gateway:
     def decodes_alone(self) -> bool:
         """Decode workers that can do so serve where no prefill worker can be used."""
         return self.settings.on_missing_prefill == "decode_only"
-
-    def live(self, window_s: float) -> dict[str, Any]:
-        """Returns the last minutes as one JSON-able object; from any thread."""
-        view = self.metrics.live(self.recorder, self.clocks.now_s(), window_s)
-        return view if self.seat is None else view | {"process": self.seat.name}
 
 
 def build_gateway(
@@ -185,9 +182,10 @@ def build_gateway(
         metrics.meters.listeners.append(recorder.add)
     if tracing is not None:
         metrics.meters.listeners.append(tracing.end)
+    clocks = Clocks(now_s, unix_s)
     return Gateway(
         settings=settings,
-        clocks=Clocks(now_s, unix_s),
+        clocks=clocks,
         life=Life(),
         registry=registry,
         clients=clients,
@@ -205,6 +203,7 @@ def build_gateway(
         entrance=entrance,
         metrics=metrics,
         recorder=recorder,
+        sight=Sight(metrics, recorder, clocks, seat),
         flight_file=build_flight_file(settings, recorder, now_s, unix_s),
         tracing=tracing,
         aliases=dict(settings.model_alias),

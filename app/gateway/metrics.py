@@ -28,8 +28,7 @@ from app.observability.families import (
     request_families,
 )
 from app.observability.flight_judge import FlightJudge
-from app.observability.flight_recorder import FlightRecorder
-from app.observability.live_view import live_view
+from app.observability.live_view import worker_row
 from app.observability.meters import Meters
 from app.observability.process_watch import ProcessWatch
 from app.scheduling.decision_counts import DecisionCounts
@@ -41,7 +40,6 @@ from app.workers.states import State
 from app.workers.worker import Role, Worker
 
 _BREAKER = {"closed": 0, "open": 1, "half_open": 2}
-MAX_VIEWED = 5_000
 HANDOFFS = (
     *("bootstrap", "nixl", "mooncake", "unknown", "missing", "no_connector", "no_engine_id"),
     *("prompt_logprobs", "stale", "moved", "released"),
@@ -108,28 +106,29 @@ class GatewayMetrics(Collector):
             yield from kv_event_families(self.kv_watch, self._workers())
         yield from process_families(self.watch)
 
-    def live(self, recorder: FlightRecorder, now_s: float, window_s: float) -> dict[str, Any]:
-        """Returns the last minutes as one JSON-able object; from any thread.
+    def fleet(self) -> dict[str, Any]:
+        """Returns the workers and the queue as JSON-able objects; from any thread."""
+        rows = [worker_row(worker) for worker in self._registry.workers()]
+        if self._queue is None:
+            return {"workers": rows, "queue": None}
+        _add_ranks(rows, self._queue.rank_states())
+        return {"workers": rows, "queue": asdict(self._queue.figures())}
 
-        Args:
-            recorder: The last requests; the latest ``MAX_VIEWED`` are looked at.
-            now_s: The time.
-            window_s: How far back to look.
-        """
-        workers = self._registry.workers()
-        view = live_view(workers, recorder.last(MAX_VIEWED), now_s, window_s)
-        for row in view["workers"]:
-            counted = self.meters.workers.get(row["id"])
-            if counted is not None:
-                row["requests"] = counted.n_by_outcome.copy()
-                row["tokens"], row["cached_tokens"] = counted.n_tokens, counted.n_cached
-        if self._queue is not None:
-            _add_ranks(view["workers"], self._queue.rank_states())
-        view["version"] = __version__
-        view["in_flight"] = self._door.n_in_flight
-        view["in_flight_limit"] = self._door.max_in_flight
-        view["queue"] = asdict(self._queue.figures()) if self._queue is not None else None
-        return view
+    def carried(self) -> dict[str, Any]:
+        """Returns what this process has carried and carries now; from any thread."""
+        counted = self.meters.workers.copy()
+        return {
+            "legs": {
+                worker_id: {
+                    "requests": legs.n_by_outcome.copy(),
+                    "tokens": legs.n_tokens,
+                    "cached_tokens": legs.n_cached,
+                }
+                for worker_id, legs in counted.items()
+            },
+            "in_flight": self._door.n_in_flight,
+            "in_flight_limit": self._door.max_in_flight,
+        }
 
     def _workers(self) -> list[tuple[tuple[str, str], Worker]]:
         return [((w.spec.url, str(w.spec.role)), w) for w in self._registry.workers()]

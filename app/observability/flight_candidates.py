@@ -48,7 +48,7 @@ def n_bytes(n: int) -> int:
     return _PACKED[n].size
 
 
-def taken_apart(record: bytes, at: int, n: int, names: list[str]) -> tuple[tuple[str, float], ...]:
+def unpacked(record: bytes, at: int, n: int, names: list[str]) -> tuple[tuple[str, float], ...]:
     """Returns names and seconds of those that could have had the request."""
     found = _PACKED[n].unpack_from(record, at)
     return tuple(

@@ -11,13 +11,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from struct import Struct
 
-from app.observability.flight_candidates import CandidatePacker, n_bytes, taken_apart
+from app.observability.flight_candidates import CandidatePacker, n_bytes, unpacked
 from app.observability.notes import OK, Notes
 from app.observability.phases import TIMES, times_of
 
 _HEAD = Struct("<11df4i6HBBx")
 """Times; what was expected; tokens; workers, model, outcome, status, attempts; flags; how many
 candidates."""
+_ENDED, _ENDED_AT = Struct("<d"), 8 * TIMES.index("ended_s")
 _BYTES_OVERHEAD = 33 + 8
 """Of a bytes object and its place in the ring (CPython 3.11)."""
 _MAX_NAMES = 4096
@@ -142,10 +143,14 @@ class FlightRecorder:
 
     def last(self, n_most: int | None = None) -> Iterator[Flight]:
         """Yields the latest ones, the oldest of them first; from any thread."""
+        records, names = self.packed()
+        for record in records if n_most is None else records[max(0, len(records) - n_most) :]:
+            yield taken_apart(record, names)
+
+    def packed(self) -> tuple[list[bytes], list[str]]:
+        """Returns all of them as they lie, and what stands in them by number; from any thread."""
         records = list(self._ring)
-        names = list(self._numbers)
-        for record in records if n_most is None else records[len(records) - n_most :]:
-            yield _taken_apart(record, names)
+        return records, list(self._numbers)
 
     def _number(self, name: str) -> int:
         number = self._numbers.get(name)
@@ -156,7 +161,14 @@ class FlightRecorder:
         return number
 
 
-def _taken_apart(record: bytes, names: list[str]) -> Flight:
+def ended_s(record: bytes) -> float:
+    """Returns when a packed request ended."""
+    found: float = _ENDED.unpack_from(record, _ENDED_AT)[0]
+    return found
+
+
+def taken_apart(record: bytes, names: list[str]) -> Flight:
+    """Returns a packed request, whose names are those of its recorder."""
     found = _HEAD.unpack_from(record)
     times, rest = found[: len(TIMES)], found[len(TIMES) :]
     expected_s, n_prompt, n_cached, n_completion, n_estimated, prefill, decode, model = rest[:8]
@@ -181,5 +193,5 @@ def _taken_apart(record: bytes, names: list[str]) -> Flight:
         is_stream=bool(flags & 1),
         request_id=record[end + n_bytes(n_candidates) :].decode("ascii"),
         blocks=Struct(f"<{n_block_bytes // 8}Q").unpack_from(record, start),
-        candidates=taken_apart(record, end, n_candidates, names),
+        candidates=unpacked(record, end, n_candidates, names),
     )

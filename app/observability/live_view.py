@@ -28,12 +28,12 @@ _ENDED, _FIRST = (TIMES.index(name) for name in ("ended_s", "first_s"))
 
 
 def live_view(
-    workers: Iterable[Worker], flights: Iterable[Flight], now_s: float, window_s: float
+    workers: Iterable[dict[str, Any]], flights: Iterable[Flight], now_s: float, window_s: float
 ) -> dict[str, Any]:
     """Puts together what the fleet does and what clients got of it.
 
     Args:
-        workers: All workers.
+        workers: All workers, as :func:`worker_row` shows them.
         flights: Requests that are over, in the order of their ends.
         now_s: The time of the gateway's clock.
         window_s: How far back percentiles, flows and rates look.
@@ -52,7 +52,7 @@ def live_view(
     tokens = sum(max(0, flight.n_completion) for flight in recent)
     return {
         "window_s": window_s,
-        "workers": [_worker(worker) | figures.get(worker.spec.url, {}) for worker in workers],
+        "workers": [worker | figures.get(worker["url"], {}) for worker in workers],
         "flows": [
             {"prefill": prefill, "decode": decode, "requests": n}
             for (prefill, decode), n in Counter(
@@ -75,7 +75,8 @@ def live_view(
     }
 
 
-def _worker(worker: Worker) -> dict[str, Any]:
+def worker_row(worker: Worker) -> dict[str, Any]:
+    """Returns what is shown of a worker beside the requests."""
     return {
         "id": worker.id,
         "url": worker.spec.url,

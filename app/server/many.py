@@ -166,12 +166,13 @@ def _be_pipe(settings: Settings, listener: socket.socket, number: int, path: str
         update={
             "max_concurrent_requests": share,
             "max_bodies_size": settings.max_bodies_size // n_pipes,
+            "recorder_mib": -(-settings.recorder_mib // n_pipes),
             # The brain's to do.
             "service_discovery": False,
         }
     )
     seat = PipeSeat(number, path)
     server = GatewayServer(settings, seat)
-    seat.page = lambda: list(server.metrics.registry.collect())
+    seat.shows["page"] = lambda: list(server.metrics.registry.collect())
     with listener:
         return run_server(server, listener)

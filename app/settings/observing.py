@@ -40,7 +40,8 @@ class ObservingSettings(BaseSettings):
         int,
         Knob(
             _OBSERVING,
-            "Memory of the flight recorder, about 4,000 requests a MiB; 0: none",
+            "Memory of the flight recorder, of all processes together, about 4,000 requests a "
+            "MiB; 0: none",
             unit="MiB",
         ),
     ] = Field(16, ge=0, le=65_536)

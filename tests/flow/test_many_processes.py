@@ -9,6 +9,7 @@ import signal
 import sys
 from collections import Counter
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +138,43 @@ async def test_one_scrape_shows_all(stack: AsyncExitStack) -> None:
         while (found := await figures(again))['tandem_processes{kind="pipe"}'] < 2:  # noqa: ASYNC110
             await asyncio.sleep(0.1)
     assert n_requests(found) == 12.0
+
+
+async def test_whoever_is_asked_shows_the_requests_of_all(stack: AsyncExitStack) -> None:
+    """In the order of their ends, as lines, as a trace and as the last minutes."""
+    prefill, decode = await stack.enter_async_context(sim_pair())
+    flags = pair_flags(prefill, decode, "--workers", "2", "--prefill-queue", "on", *QUICK)
+    gateway = await stack.enter_async_context(running(flags, start_s=MANY_START_S))
+    clients = await connect(gateway, 12, stack)
+
+    def has_ended(n: int) -> bool:
+        return len(gateway.outcomes(CHAT)) == n
+
+    for n, client in enumerate(clients, 1):
+        await client.send(post_of(CHAT, body_of(CHAT)))
+        assert (await client.answer())[0] == 200
+        await until(partial(has_ended, n))
+    lines = [line for line in gateway.lines("request") if line["path"] == CHAT]
+    assert len({line["process"] for line in lines}) == 2
+    asked = [line["request_id"] for line in lines]
+
+    async def rows(client: RawClient, path: str) -> list[dict[str, Any]]:
+        await client.send(head_of("GET", path))
+        chunks = await client.until(b"\r\n0\r\n\r\n")
+        return [json.loads(line) for line in chunks.splitlines() if line.startswith(b"{")]
+
+    for client in clients:
+        assert [row["request_id"] for row in await rows(client, "/flights")] == asked
+    assert [row["request_id"] for row in await rows(clients[0], "/flights?last=5")] == asked[-5:]
+    trace = await rows(clients[0], "/flights/trace")
+    assert [row["hash_ids"] for row in trace] == [[0]] * 12
+    for client in clients[:4]:
+        view = await get(client, "/flights/live?window_s=60")
+        assert view["flows"] == [{"prefill": prefill.url, "decode": decode.url, "requests": 12}]
+        assert [one["id"] for one in view["recent"]] == asked[::-1]
+        assert [row["requests"]["ok"] for row in view["workers"]] == [12, 12]
+        assert view["workers"][0]["capacity_tokens_per_s"] > 0
+        assert (view["pipes"], view["queue"]["n_waiting"]) == (2, 0)
 
 
 async def test_a_dead_pipe_is_started_anew_and_holds_nothing(stack: AsyncExitStack) -> None:

@@ -12,7 +12,7 @@ from fastapi.routing import APIRoute
 from app.main import create_app
 from app.settings import Settings
 
-BESIDE_THE_LOOP = {"/metrics", "/flights", "/flights/trace", "/flights/live"}
+BESIDE_THE_LOOP = {"/metrics"}
 """What takes long enough to be done in a thread on purpose."""
 
 

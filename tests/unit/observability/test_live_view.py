@@ -7,7 +7,7 @@ import json
 import pytest
 
 from app.observability.flight_recorder import FlightRecorder
-from app.observability.live_view import N_RECENT, live_view
+from app.observability.live_view import N_RECENT, live_view, worker_row
 from app.observability.notes import Notes
 from app.workers.worker import Role, Worker, WorkerSpec
 
@@ -44,7 +44,8 @@ def test_the_last_minutes() -> None:
     for number in range(100):
         recorder.add(ended(900.0 + number, 0.01 * (number + 1), PREFILLS[number % 2]))
     recorder.add(ended(1000.0, 0.5, PREFILLS[0], outcome="worker_broken"))
-    view = live_view([*PREFILLS, DECODE], recorder.last(), 1000.0, 300.0)
+    rows = map(worker_row, (*PREFILLS, DECODE))
+    view = live_view(rows, recorder.last(), 1000.0, 300.0)
     assert view["outcomes"] == {"ok": 100, "worker_broken": 1}
     assert view["failed_legs"] == {"decode": 1}
     assert view["percentiles"]["ttft_s"] == {

@@ -42,7 +42,7 @@ async function refresh() {
 }
 
 function show() {
-  setText(byId("version"), view.version);
+  setText(byId("version"), view.pipes ? `${view.version}, ${view.pipes} pipes` : view.version);
   showTiles(view);
   showPhases(view);
   showFlows(view);
