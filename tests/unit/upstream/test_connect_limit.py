@@ -21,10 +21,10 @@ def test_a_late_loop_does_not_blame_the_worker(new_loop: Any) -> None:
     async def connect(port: int) -> int:
         pool = Http1Pool(f"http://127.0.0.1:{port}", connect_timeout_s=0.1)
         exchange = pool.exchange(b"GET", b"/", [], silence_timeout_s=5)
-        connecting = asyncio.create_task(exchange.connect())
-        await asyncio.sleep(0)  # it is on its way, and its timer runs
-        time.sleep(0.2)  # noqa: ASYNC251  (this is what is tried)
-        await connecting
+        async with asyncio.TaskGroup() as group:
+            group.create_task(exchange.connect())
+            await asyncio.sleep(0)  # it is on its way, and its timer runs
+            time.sleep(0.2)  # noqa: ASYNC251  (this is what is tried)
         n_open = pool.n_open
         exchange.close()
         await pool.aclose()
