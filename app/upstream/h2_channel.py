@@ -7,6 +7,7 @@ import os
 import ssl
 
 from app.upstream import h2_keepalive
+from app.upstream.connect_limit import ConnectLimit
 from app.upstream.failures import ConnectFailed, ConnectTimeout, UpstreamError, removal
 from app.upstream.h2_connection import H2Connection
 
@@ -131,7 +132,7 @@ class H2Channel:
         )
         self._open.add(connection)
         try:
-            async with asyncio.timeout(self._connect_timeout_s):
+            async with ConnectLimit(self._connect_timeout_s):
                 await loop.create_connection(
                     lambda: connection,
                     self._host,

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from typing import TYPE_CHECKING
 
+from app.upstream.connect_limit import ConnectLimit
 from app.upstream.failures import (
     BodyTooLong,
     ConnectFailed,
@@ -35,7 +35,7 @@ class Exchange(Watched):
     __slots__ = (
         "_body",
         "_connect_timeout_s",
-        "_deadline",
+        "_connecting",
         "_failure",
         "_following",
         "_head",
@@ -59,7 +59,7 @@ class Exchange(Watched):
         self._body = body
         self._is_bodiless = is_bodiless
         self._connect_timeout_s = connect_timeout_s
-        self._deadline: asyncio.Timeout | None = None
+        self._connecting: ConnectLimit | None = None
         self._failure: BaseException | None = None
         self._is_closed = False
         self._was_done = False
@@ -240,9 +240,8 @@ class Exchange(Watched):
         connection = self._connection
         if connection is not None:
             connection.break_off(UpstreamError("The exchange was ended from this side."))
-        elif self._deadline is not None and not self._deadline.expired():
-            # Ends the connecting await; the time is in the past of every clock.
-            self._deadline.reschedule(0.0)
+        elif self._connecting is not None:
+            self._connecting.end()
 
     def close(self) -> None:
         """Gives the connection back after a complete response, else aborts it. Idempotent."""
@@ -267,10 +266,8 @@ class Exchange(Watched):
         pool = self._pool
         connection = pool.new_connection()
         where = f"{pool.host}:{pool.port}"
-        # Loops differ in what an infinite delay does to them.
-        limit_s = None if math.isinf(self._connect_timeout_s) else self._connect_timeout_s
         try:
-            async with asyncio.timeout(limit_s) as self._deadline:
+            async with ConnectLimit(self._connect_timeout_s) as self._connecting:
                 await asyncio.get_running_loop().create_connection(
                     lambda: connection,
                     pool.host,
@@ -295,5 +292,5 @@ class Exchange(Watched):
                 raise ConnectFailed(f"No connection to {where}: {exc}.") from exc
             raise
         finally:
-            self._deadline = None
+            self._connecting = None
         return connection

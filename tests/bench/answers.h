@@ -26,6 +26,8 @@ struct stream_text {
 static struct stream_text streams[N_KINDS];
 static char whole[N_KINDS][1024]; /* complete non-streamed replies, head included */
 static int whole_len[N_KINDS];
+static char handing_off[1024]; /* a chat answer of vLLM's prefill, as its NIXL connector has it */
+static int handing_off_len;
 
 static const char STREAM_HEAD[] =
     "HTTP/1.1 200 OK\r\nserver: uvicorn\r\ncontent-type: text/event-stream; charset=utf-8\r\n"
@@ -96,6 +98,10 @@ static const char *const WHOLE[N_KINDS] = {
     "\"reasoning_tokens\":0,\"completion_tokens\":2,\"cached_tokens\":4,\"dp_rank\":null}}",
 };
 
+static const char HANDOFF[] =
+    ",\"kv_transfer_params\":{\"do_remote_prefill\":true,\"do_remote_decode\":false,\"remote_engine_id\":"
+    "\"stub\",\"remote_block_ids\":[1,2,3,4],\"remote_host\":\"127.0.0.1\",\"remote_port\":5600,\"tp_size\":1}}";
+
 static void render_answers(void) {
     for (int kind = 0; kind < N_KINDS; kind++) {
         struct stream_text *s = &streams[kind];
@@ -111,6 +117,9 @@ static void render_answers(void) {
         s->tail_len = n + snprintf(s->tail + n, sizeof s->tail - (size_t)n, "0\r\n\r\n");
         whole_len[kind] = reply(whole[kind], sizeof whole[kind], 200, WHOLE[kind]);
     }
+    char text[1024];
+    snprintf(text, sizeof text, "%.*s%s", (int)strlen(WHOLE[CHAT]) - 1, WHOLE[CHAT], HANDOFF);
+    handing_off_len = reply(handing_off, sizeof handing_off, 200, text);
 }
 
 #endif

@@ -16,14 +16,16 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
 HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parents[1]
 ENVIRONMENT = dict(os.environ)  # noqa: TID251  (the gateway's rule; this is not the gateway)
+KEY = "bench"
+"""The load generator's API key; of use where a gateway was told to ask for it."""
 _PROBE = b'{"model":"stub","messages":[{"role":"user","content":"ready?"}],"max_tokens":1}'
 
 
@@ -58,11 +60,20 @@ class Stub:
 
 @dataclass(frozen=True, slots=True)
 class Gateway:
-    """A running gateway in front of one prefill and one decode stub."""
+    """A running gateway in front of one prefill and one decode stub.
+
+    Attributes:
+        name: What the tables call it.
+        port: Where it is asked.
+        pid: The process whose tree is measured.
+        proof: What each leg's request shows its stub, by the name of the stub's counter:
+            ``rooms`` (SGLang), ``handoffs`` (vLLM); empty for a proxy to the decode stub alone.
+    """
 
     name: str
     port: int
     pid: int
+    proof: str = "rooms"
 
 
 class Bench:
@@ -130,6 +141,9 @@ class Bench:
         decode: Stub,
         policy: str | None = None,
         more: Sequence[str] = (),
+        *,
+        called: str | None = None,
+        front_port: int | None = None,
     ) -> Gateway:
         """``tandem`` (this repository) or ``smg``, ready to serve the pair.
 
@@ -139,29 +153,51 @@ class Bench:
             prefill: The prefill worker.
             decode: The decode worker.
             policy: Of both roles; its own if left out.
-            more: Further flags.
+            more: Further flags; they win over those given here.
+            called: Its name in the tables; ``name`` if left out.
+            front_port: Where it is asked, if something stands before its own port.
         """
         port, metrics_port = free_port(), free_port()
         module = ["-m", "smg", "launch"] if name == "smg" else ["-m", "app"]
         command = [python, *module, "--pd-disaggregation"]
         command += ["--prefill", prefill.url]
-        command += [str(prefill.port)] if prefill.scheme == "http" else []
-        command += ["--decode", decode.url, *more]
+        command += [] if prefill.scheme == "grpc" else [str(prefill.port)]
+        command += ["--decode", decode.url]
         command += ["--host", "127.0.0.1", "--port", str(port)]
         command += ["--prometheus-port", str(metrics_port), "--log-level", "warn"]
         command += ["--policy", policy] if policy else []
+        command += more
+        environment = {"PYTHONPATH": str(REPOSITORY)} if name == "tandem" else {}
+        gateway = Gateway(called or name, front_port or port, 0)
+        return self.serve(command, gateway, environment)
+
+    def serve(
+        self,
+        command: Sequence[str],
+        gateway: Gateway,
+        environment: Mapping[str, str] | None = None,
+    ) -> Gateway:
+        """Starts what is to be measured; returns ``gateway`` with its pid, ready to serve.
+
+        Args:
+            command: Starts it.
+            gateway: Where it will listen and how its legs are known.
+            environment: Beside the bench's own.
+
+        Raises:
+            BenchFailed: It ended, or answers no request within 45 s.
+        """
         # Neither a .env in the working directory nor TANDEM_ names may change what is measured.
-        environment = {k: v for k, v in ENVIRONMENT.items() if not k.startswith("TANDEM_")}
-        if name == "tandem":
-            environment["PYTHONPATH"] = str(REPOSITORY)
-        log_name = f"{name}-{prefill.scheme}"
-        child, log = self.spawn(log_name, command, cwd=self.folder, env=environment)
+        whole = {k: v for k, v in ENVIRONMENT.items() if not k.startswith("TANDEM_")}
+        whole |= environment or {}
+        child, log = self.spawn(gateway.name, list(command), cwd=self.folder, env=whole)
         deadline_s = time.monotonic() + 45
-        while not answers(port):
+        while not answers(gateway.port):
             if child.poll() is not None or time.monotonic() > deadline_s:
-                raise BenchFailed(f"{name} did not get ready: {log.read_text()[-3000:]}")
+                said = log.read_text()[-3000:]
+                raise BenchFailed(f"{gateway.name} did not get ready: {said}")
             time.sleep(0.1)
-        return Gateway(name, port, child.pid)
+        return replace(gateway, pid=child.pid)
 
     def load(self, port: int, *arguments: str) -> dict[str, Any]:
         """Runs the load generator to its end and returns its report."""
@@ -193,7 +229,7 @@ def answers(port: int) -> bool:
     """Whether a chat request to this port is answered with 200."""
     try:
         with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, 5)) as there:
-            headers = {"content-type": "application/json"}
+            headers = {"content-type": "application/json", "authorization": f"Bearer {KEY}"}
             there.request("POST", "/v1/chat/completions", _PROBE, headers)
             return there.getresponse().status == 200
     except (OSError, http.client.HTTPException):

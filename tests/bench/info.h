@@ -11,6 +11,7 @@ struct seen {
     unsigned long n_requests; /* generation requests */
     unsigned long n_streamed; /* of these, answered by events */
     unsigned long n_rooms;    /* of these, carrying a bootstrap room */
+    unsigned long n_handoffs; /* of these, carrying kv_transfer_params */
     unsigned long n_cut;      /* streams whose client left before the end */
     unsigned long n_aborts;   /* calls of /abort_request */
     unsigned long n_connections;
@@ -52,10 +53,10 @@ static int info_text(char *text, const char *path, int prefill, int port, const 
                 (long)time(NULL), seen->n_open_streams, seen->n_requests, seen->n_requests, role);
     else if (!strcmp(path, "/stub/stats"))
         sprintf(text,
-                "{\"requests\":%lu,\"streamed\":%lu,\"rooms\":%lu,\"cut\":%lu,\"aborts\":%lu,"
+                "{\"requests\":%lu,\"streamed\":%lu,\"rooms\":%lu,\"handoffs\":%lu,\"cut\":%lu,\"aborts\":%lu,"
                 "\"connections\":%lu,\"open_streams\":%d}",
-                seen->n_requests, seen->n_streamed, seen->n_rooms, seen->n_cut, seen->n_aborts,
-                seen->n_connections, seen->n_open_streams);
+                seen->n_requests, seen->n_streamed, seen->n_rooms, seen->n_handoffs, seen->n_cut,
+                seen->n_aborts, seen->n_connections, seen->n_open_streams);
     else if (!strncmp(path, "/stub/interval/", 15) || !strcmp(path, "/abort_request"))
         strcpy(text, "{}");
     else if (strcmp(path, "/health") && strcmp(path, "/health_generate") && strcmp(path, "/ready") &&

@@ -164,7 +164,8 @@ static void read_body(const char *name, const char *path) {
     size_t before = (size_t)(mark - body);
     prefix = malloc(before + 512);
     prefix_len = (size_t)sprintf(prefix, "POST %s HTTP/1.1\r\nhost: 127.0.0.1:%d\r\ncontent-type: "
-                                 "application/json\r\ncontent-length: %zu\r\n\r\n", path, port, n);
+                                 "application/json\r\nauthorization: Bearer bench\r\n"
+                                 "content-length: %zu\r\n\r\n", path, port, n);
     memcpy(prefix + prefix_len, body, before);
     prefix_len += before;
     suffix = mark + MARK_LEN, suffix_len = n - before - MARK_LEN;

@@ -70,7 +70,8 @@ class _Client:
     def __init__(self, asked: argparse.Namespace, tally: Tally) -> None:
         body = Path(asked.body).read_bytes()
         head = f"POST {asked.path} HTTP/1.1\r\nhost: 127.0.0.1:{asked.port}\r\n"
-        head += f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+        head += "content-type: application/json\r\nauthorization: Bearer bench\r\n"
+        head += f"content-length: {len(body)}\r\n\r\n"
         self._request = head.encode() + body
         self._asked = asked
         self._tally = tally

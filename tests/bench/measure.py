@@ -92,8 +92,9 @@ class Pair:
         faults = _faults(report)
         n_begun = report["n_ok"] + report["n_errors"] + report["n_unfinished"]
         for role, now, then in zip(("prefill", "decode"), self._seen(), seen_before, strict=True):
-            seen = {name: now[name] - then[name] for name in ("requests", "rooms")}
-            if seen != {"requests": n_begun, "rooms": n_begun}:
+            expected = _expected(gateway.proof, role, n_begun)
+            seen = {name: now[name] - then[name] for name in expected}
+            if seen != expected:
                 faults.append(f"{n_begun} requests, but the {role} stub saw {seen}")
         return _sample(report, spent, cpu.memory(gateway.pid).peak_bytes, faults)
 
@@ -104,8 +105,9 @@ class Pair:
         _set_interval(self.decode, scenario.interval_us)
         body = write_body(self._bench.folder, scenario)
         arguments = ["--body", str(body), "--connections", str(scenario.n_connections)]
-        arguments += ["--seconds", str(seconds), "--drain-s", "10"]
+        arguments += ["--seconds", str(seconds), "--drain-s", "30"]
         arguments += ["--events", str(scenario.n_events)] if scenario.n_events else []
+        arguments += ["--ramp-s", str(scenario.ramp_s)] if scenario.ramp_s else []
         arguments += [] if self.can_be_asked else ["--numbered", "1"]
         return self._bench.load(port, *arguments)
 
@@ -122,6 +124,12 @@ class GrpcPair(Pair):
         self.flags = ("--model-path", str(folder))
         self.prefill = bench.start_grpc_stub("prefill", folder, first_word)
         self.decode = bench.start_grpc_stub("decode", folder, first_word)
+
+
+def _expected(proof: str, role: str, n_begun: int) -> dict[str, int]:
+    if not proof:
+        return {"requests": n_begun if role == "decode" else 0}
+    return {"requests": n_begun, proof: n_begun}
 
 
 def _set_interval(stub: Stub, interval_us: int) -> None:

@@ -44,17 +44,17 @@ def machine() -> str:
 
 def table(rows: Sequence[Row]) -> str:
     """Every scenario and target; added latency is against the stub alone, where there is such."""
-    lines = [_line(_HEADINGS), _line(["---"] * len(_HEADINGS))]
+    lines = [line(_HEADINGS), line(["---"] * len(_HEADINGS))]
     for scenario, samples in rows:
         for target, sample in samples.items():
-            lines.append(_line(_cells(scenario, target, sample, samples.get(ALONE))))
+            lines.append(line(_cells(scenario, target, sample, samples.get(ALONE))))
     return "\n".join(lines)
 
 
 def ratios(rows: Sequence[Row], ours: str, theirs: str) -> str:
     """What ``ours`` costs in parts of what ``theirs`` costs (below 1: ours is cheaper)."""
     headings = ("scenario", "conn.", "CPU", "requests/s", "p50", "p99", "peak memory")
-    lines = [f"{ours} / {theirs}:", "", _line(headings), _line(["---"] * len(headings))]
+    lines = [f"{ours} / {theirs}:", "", line(headings), line(["---"] * len(headings))]
     for scenario, samples in rows:
         a, b = samples[ours], samples[theirs]
         pairs = (
@@ -65,7 +65,7 @@ def ratios(rows: Sequence[Row], ours: str, theirs: str) -> str:
             (a.peak_bytes, b.peak_bytes),
         )
         figures = [f"{x / y:.2f}" if y else "-" for x, y in pairs]
-        lines.append(_line([scenario.name, str(scenario.n_connections), *figures]))
+        lines.append(line([scenario.name, str(scenario.n_connections), *figures]))
     return "\n".join(lines)
 
 
@@ -105,5 +105,6 @@ def _ms(us: float) -> str:
     return f"{us / 1000:.2f}"
 
 
-def _line(cells: Sequence[str]) -> str:
+def line(cells: Sequence[str]) -> str:
+    """One row of a Markdown table."""
     return "| " + " | ".join(cells) + " |"

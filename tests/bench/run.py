@@ -22,10 +22,10 @@ import cpu
 import report
 import seeing
 from children import ENVIRONMENT, Bench, BenchFailed, Gateway
-from measure import GrpcPair, Pair, Sample, median
-from scenarios import GRPC_SCENARIOS, SCENARIOS, Scenario
+from measure import GrpcPair, Pair
+from scenarios import GRPC_SCENARIOS, SCENARIOS
+from turns import take_turns
 
-_WARM_UP_S = 0.2
 _TITLES = {"sglang": "SGLang workers over HTTP", "vllm": "vLLM workers over gRPC (NIXL)"}
 
 
@@ -61,7 +61,7 @@ def _run(engine: str, asked: argparse.Namespace) -> list[str]:
             gateways.append(_start(bench, pair, "smg", smg_python, asked.policy))
         deadline_s = time.monotonic() + asked.limit
         rows = [
-            _row(pair, gateways, scenario, asked.rounds, asked.seconds, deadline_s)
+            take_turns(pair, gateways, scenario, asked.rounds, asked.seconds, deadline_s)
             for scenario in scenarios
             if time.monotonic() < deadline_s
         ]
@@ -94,31 +94,6 @@ def _start(bench: Bench, pair: Pair, name: str, python: str, policy: str | None)
     resident = cpu.memory(gateway.pid).rss_bytes / 1e6
     print(f"{name}: ready after {time.monotonic() - begun_s:.1f} s, {resident:.0f} MB", flush=True)
     return gateway
-
-
-def _row(
-    pair: Pair,
-    gateways: list[Gateway],
-    scenario: Scenario,
-    n_rounds: int,
-    seconds: float,
-    deadline_s: float,
-) -> report.Row:
-    samples: dict[str, list[Sample]] = {report.ALONE: []} if pair.can_be_asked else {}
-    for gateway in gateways:
-        samples[gateway.name] = []
-        pair.measure(scenario, gateway, min(_WARM_UP_S, seconds))
-    for i in range(n_rounds):
-        if i and time.monotonic() > deadline_s:
-            break
-        if pair.can_be_asked:
-            samples[report.ALONE].append(pair.measure_alone(scenario, seconds))
-        for gateway in gateways:
-            samples[gateway.name].append(pair.measure(scenario, gateway, seconds))
-    row = report.Row(scenario, {name: median(some) for name, some in samples.items()})
-    costs = ", ".join(f"{g.name} {row.samples[g.name].cpu_us:.0f} µs" for g in gateways)
-    print(f"{scenario.name} at {scenario.n_connections}: {costs}", flush=True)
-    return row
 
 
 if __name__ == "__main__":

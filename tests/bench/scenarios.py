@@ -20,6 +20,8 @@ class Scenario:
         body_bytes: Length of the request body.
         n_events: Events of each streamed answer; 0 asks for an answer that is not streamed.
         interval_us: Time between two events of a stream; 0: as fast as they are taken.
+        ramp_s: In which the connections begin one after the other, so that the events of paced
+            streams are spread evenly; 0: all at once.
     """
 
     name: str
@@ -27,6 +29,7 @@ class Scenario:
     body_bytes: int = 1_024
     n_events: int = 0
     interval_us: int = 0
+    ramp_s: float = 0.0
 
 
 SCENARIOS = (
@@ -50,6 +53,31 @@ GRPC_SCENARIOS = (
     Scenario("non-streamed, 50 KB", 8, body_bytes=51_200),
 )
 """Fewer connections: a stub in Python, which a gateway in C could keep busy for ever."""
+
+PEER_SCENARIOS = (
+    Scenario("plain", 1),
+    Scenario("plain", 32),
+    Scenario("64 events", 32, n_events=64),
+    Scenario("64 events, 50/s", 128, n_events=64, interval_us=20_000, ramp_s=0.5),
+    Scenario("16 events, 4/s", 500, n_events=16, interval_us=250_000, ramp_s=1.0),
+    Scenario("plain, 50 KB", 32, body_bytes=51_200),
+    Scenario("plain, 500 KB", 32, body_bytes=512_000),
+)
+"""Every target beside the others."""
+
+PEER_GRPC_SCENARIOS = (
+    Scenario("64 tokens", 32),
+    Scenario("64 tokens, streamed", 32, n_events=64),
+    Scenario("64 tokens, streamed, 20/s", 64, n_events=64, interval_us=50_000, ramp_s=0.5),
+    Scenario("64 tokens, 50 KB", 8, body_bytes=51_200),
+)
+
+TLS_SCENARIOS = (
+    Scenario("plain", 32),
+    Scenario("plain, 50 KB", 32, body_bytes=51_200),
+    Scenario("512 events, 500/s", 8, n_events=512, interval_us=2_000, ramp_s=0.01),
+)
+"""Few connections for the events: a handshake costs as much as some dozens of them."""
 
 
 def chat_body(n_bytes: int, n_events: int) -> bytes:

@@ -6,7 +6,9 @@
  * (the last occurrence counts, as with a JSON parser) is answered by max_tokens events (--events
  * when the body has none; one event from a prefill worker, as SGLang does), one send() each,
  * interval-us apart; 0 writes one event per loop pass to every open stream. Everything else is
- * answered with one complete JSON document. There is no rendezvous: legs answer at once.
+ * answered with one complete JSON document. There is no rendezvous: legs answer at once. Routers
+ * that hand over as vLLM does may be in front, too: a prefill worker asked with kv_transfer_params
+ * answers with some of its own.
  * GET /stub/stats counts what was seen; POST /stub/interval/US changes the spacing while idle.
  */
 #define _GNU_SOURCE
@@ -25,7 +27,7 @@
 #define MAX_HEAD 65536u
 
 struct conn {
-    int fd, kind, event, n_events, streaming, closing, dead, queued;
+    int fd, kind, event, n_events, streaming, closing, dead, queued, hands_off;
     char target[64], *in, *out;
     size_t in_len, in_cap, need, body, out_len, out_at;
     uint64_t due_ns;
@@ -99,20 +101,23 @@ static void emit(struct conn *c, uint64_t due_ns) {
 
 /* The last value of each key; keys inside JSON strings have escaped quotes and never match. */
 static void peek(struct conn *c, const char *body, size_t n) {
-    int stream = -1, room = 0, tokens = -1;
-    for (const char *q; n && (stream < 0 || tokens < 0 || !room); n = (size_t)(q - body)) {
+    int stream = -1, room = 0, handoff = 0, tokens = -1;
+    for (const char *q; n && (stream < 0 || tokens < 0 || !(room || handoff)); n = (size_t)(q - body)) {
         if (!(q = memrchr(body, '"', n))) break;
         size_t rest = c->in_len - (size_t)(q - c->in);
         if (stream < 0 && rest > 12 && !memcmp(q, "\"stream\":", 9))
             stream = q[9] == 't' || (q[9] == ' ' && q[10] == 't');
         else if (!room && rest > 17 && !memcmp(q, "\"bootstrap_room\":", 17))
             room = 1;
+        else if (!handoff && rest > 21 && !memcmp(q, "\"kv_transfer_params\":", 21))
+            handoff = 1;
         else if (tokens < 0 && rest > 13 && !memcmp(q, "\"max_tokens\":", 13))
             tokens = atoi(q + 13);
         else if (tokens < 0 && rest > 17 && !memcmp(q, "\"max_new_tokens\":", 17))
             tokens = atoi(q + 17);
     }
-    seen.n_rooms += (unsigned long)room;
+    seen.n_rooms += (unsigned long)room, seen.n_handoffs += (unsigned long)handoff;
+    c->hands_off = handoff && prefill;
     c->streaming = stream == 1;
     c->n_events = prefill ? 1 : tokens > 0 ? tokens : default_events;
     if (c->n_events > MAX_EVENTS) c->n_events = MAX_EVENTS;
@@ -121,6 +126,7 @@ static void peek(struct conn *c, const char *body, size_t n) {
 static void generate(struct conn *c, int kind) {
     c->kind = kind, c->event = 0, seen.n_requests++;
     peek(c, c->in + c->body, c->need - c->body);
+    if (c->hands_off) { c->streaming = 0, put(c, handing_off, (size_t)handing_off_len, 0); return; }
     if (!c->streaming) { put(c, whole[kind], (size_t)whole_len[kind], 0); return; }
     seen.n_streamed++;
     put(c, STREAM_HEAD, sizeof STREAM_HEAD - 1, MSG_MORE);

@@ -57,7 +57,7 @@ class Worker:
             load |= {"max_total_num_tokens": 10**8, "token_usage": 0.0, "gen_throughput": 0.0}
             return {"version": "0.5.23", "loads": [load]}
         if path == "/stub/stats":
-            names = ("requests", "streamed", "rooms", "cut", "aborts", "connections")
+            names = ("requests", "streamed", "rooms", "handoffs", "cut", "aborts", "connections")
             return {name: self.seen[name] for name in names}
         if path.startswith("/stub/interval/"):
             self.interval_s = int(path.rpartition("/")[2]) / 1e6
@@ -141,6 +141,11 @@ class Connection(asyncio.Protocol):
             keys: dict[bytes, bytes] = dict(_KEY.findall(body))
             worker.seen["requests"] += 1
             worker.seen["rooms"] += b"bootstrap_room" in keys
+            hands_over = b'"kv_transfer_params":' in body
+            worker.seen["handoffs"] += hands_over
+            if hands_over and worker.role == "prefill":
+                self._transport.write(_handing_off())
+                return
             if keys.get(b"stream") != b"true":
                 self._transport.write(_document(kind))
                 return
@@ -163,6 +168,15 @@ class Connection(asyncio.Protocol):
 def _reply(status: int, body: bytes) -> bytes:
     head = f"HTTP/1.1 {status} OK\r\ncontent-type: application/json\r\ncontent-length: {len(body)}"
     return head.encode() + b"\r\n\r\n" + body
+
+
+@cache
+def _handing_off() -> bytes:
+    """A chat answer of vLLM's prefill, as its NIXL connector has it."""
+    params: dict[str, Any] = {"do_remote_prefill": True, "remote_block_ids": [1, 2, 3, 4]}
+    params |= {"do_remote_decode": False, "remote_engine_id": "stub", "remote_port": 5600}
+    answer = json.loads(_document("chat").partition(b"\r\n\r\n")[2])
+    return _reply(200, json.dumps(answer | {"kv_transfer_params": params}).encode())
 
 
 @cache
