@@ -134,7 +134,9 @@ class PrefillRank:
         n_tokens = sum(part.n_tokens for part in batch)
         step_s = self._config.scaled(n_tokens / self._config.prefill_tokens_per_s)
         self._gpu_free_s = max(self._now_s(), self._gpu_free_s) + step_s
-        step_us = int(step_s * 1e6 / self._config.time_scale)
+        # By its own clock, like everything that a worker tells: whoever divides tokens by it gets
+        # the rate that is seen from outside.
+        step_us = int(step_s * 1e6)
         self.busy_us += step_us
         self._counters.prefill_busy_us += step_us
         self._counters.n_steps += 1

@@ -68,6 +68,7 @@ class Fleet:
         self.decodes = [port + 1 for port in self.prefills]
         self.bootstraps = [first + 2 * n + i for i in range(n)]
         self._bench = bench
+        self._speed = speed
         self._common = ["--chunk-tokens", str(8192 // SHRINK)]
         self._common += ["--lead-s", str(case.lead_s), "--time-scale", str(1 / speed)]
         self._common += ["--transfer-s-per-token", str(case.transfer_s_per_token * SHRINK)]
@@ -112,7 +113,7 @@ class Fleet:
         return flags
 
     def work(self) -> list[tuple[float, int]]:
-        """Busy seconds and computed tokens of each prefill worker that lives."""
+        """Busy seconds of the fleet's clock and computed tokens of each prefill worker that lives."""
         found = []
         for port in self.prefills:
             with (
@@ -120,7 +121,7 @@ class Fleet:
                 urllib.request.urlopen(f"http://127.0.0.1:{port}/v1/loads", timeout=30) as answer,
             ):
                 row = json.load(answer)["loads"][0]
-                busy_s = row["total_prefill_busy_us"] / 1e6
+                busy_s = row["total_prefill_busy_us"] / 1e6 * self._speed
                 found.append((busy_s, row["total_prefill_uncached_tokens"] * SHRINK))
         return found
 
@@ -137,8 +138,8 @@ def start_router(bench: Bench, router: Router, fleet: Fleet, speed: float) -> in
         # What is a time of the fleet has to run as fast as its clock.
         command += ["--hold-decode-ms", str(10 / speed), "--prefill-poll-ms", str(100 / speed)]
     if router.is_smg:
-        # It takes whole seconds; its default is 10.
-        command += ["--load-monitor-interval", "1"]
+        # Its default is ten seconds, and it takes whole ones.
+        command += ["--load-monitor-interval", str(max(1, round(10 / speed)))]
     environment = {k: v for k, v in ENVIRONMENT.items() if not k.startswith("TANDEM_")}
     if not router.is_smg:
         environment["PYTHONPATH"] = str(REPOSITORY)

@@ -8,8 +8,10 @@ import sys
 import time
 
 import httpx
+import pytest
 
 from app.sim import sim_pair
+from app.sim.config import FAKE_HOST
 from app.sim.prefix_cache import PrefixCache
 
 
@@ -47,6 +49,17 @@ async def test_rooms_choose_the_rank() -> None:
                 group.create_task(client.post(sim.url + "/generate", json=order))
         loads = (await client.get(prefill.url + "/v1/loads")).json()["loads"]
         assert [load["total_prefill_uncached_tokens"] for load in loads] == [0, 2]
+
+
+async def test_busy_time_is_of_the_clock_that_others_see() -> None:
+    """An engine that is told to run ten times as fast is busy for a tenth of the time."""
+    fast = {"prefill_tokens_per_s": 1000.0, "time_scale": 0.1}
+    async with sim_pair(fast) as (prefill, _), httpx.AsyncClient() as client:
+        order = {"input_ids": list(range(500)), "bootstrap_host": FAKE_HOST, "bootstrap_room": 1}
+        assert (await client.post(prefill.url + "/generate", json=order)).status_code == 200
+        (load,) = (await client.get(prefill.url + "/v1/loads")).json()["loads"]
+    assert load["total_prefill_uncached_tokens"] == 500
+    assert load["total_prefill_busy_us"] == pytest.approx(50_000, abs=1)
 
 
 def test_the_cache_drops_the_leaves_of_old_prompts_first() -> None:
