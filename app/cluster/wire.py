@@ -1,10 +1,10 @@
 """Messages between the processes of one gateway: batches of tuples over a Unix socket.
 
 What is said within one turn of the loop goes out as one frame: its length in four bytes, then a
-pickled list. What nobody waits for goes with the next frame that somebody waits for, or milliseconds
-later: a frame of its own costs a system call and, mostly, a wake-up on either side, many times what
-is in it. Pickle, because both ends are one program, forked by one parent, and the socket
-lies in a directory that only their user can enter: whoever could write to it could as well
+pickled list. What nobody waits for goes with the next frame that somebody waits for, or some
+milliseconds later: a frame of its own costs a system call and, mostly, a wake-up on either side,
+many times what is in it. Pickle, because both ends are one program, forked by one parent, and the
+socket lies in a directory that only their user can enter: whoever could write to it could as well
 attach a debugger.
 """
 

@@ -141,7 +141,7 @@ def _be_brain(
     app.user_middleware.clear()
     gateway = app.state.gateway
     seat.call = partial(call_asgi, app)
-    seat.wants = partial(wants_of, settings, gateway.policies)
+    seat.wants = partial(wants_of, gateway.policies, gateway.scheduler)
 
     async def run() -> None:
         stop, loop = asyncio.Event(), asyncio.get_running_loop()

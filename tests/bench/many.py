@@ -17,7 +17,7 @@ import sys
 
 import cpu
 from children import Bench, Gateway
-from measure import Pair, Sample
+from measure import Pair, Sample, median
 from scenarios import Scenario
 
 
@@ -32,8 +32,9 @@ def main() -> int:
             bench.start_gateway("tandem", sys.executable, pair.prefill, pair.decode, more=flags)
             for flags in (more, (*more, "--workers", str(asked.workers)))
         ]
-        for events in (0, 64):
-            scenario = Scenario("", asked.connections, asked.body, n_events=events)
+        for n_events, interval_us in ((0, 0), (64, 20_000)):
+            n_connections = asked.connections * (4 if n_events else 1)
+            scenario = Scenario("", n_connections, asked.body, n_events, interval_us)
             faults += _compare(pair, scenario, both, asked)
     print("".join(f"FAULT: {fault}\n" for fault in faults), end="")
     return 1 if faults else 0
@@ -55,13 +56,12 @@ def _compare(
             shares[name] = shares.get(name, 0.0) + (spent_s - before[name]) * 1e6 / many.n_requests
         runs.append([one, many])
     ratios = [many.cpu_us / one.cpu_us for one, many in runs]
-    costs = [statistics.median(sample.cpu_us for sample in of) for of in zip(*runs, strict=True)]
-    kernel = [statistics.median(sample.kernel_us for sample in of) for of in zip(*runs, strict=True)]
+    one, many = (median(of) for of in zip(*runs, strict=True))
     by_process = ", ".join(f"{name} {us / asked.rounds:.1f}" for name, us in shares.items())
     print(
         f"{scenario.n_events} events, {scenario.n_connections} connections: "
-        f"{costs[0]:.0f} us in one process ({kernel[0]:.0f} of the kernel), "
-        f"{costs[1]:.0f} in {asked.workers} ({kernel[1]:.0f}; {by_process}); "
+        f"{one.cpu_us:.0f} us in one process ({one.kernel_us:.0f} of the kernel), "
+        f"{many.cpu_us:.0f} in {asked.workers} ({many.kernel_us:.0f}; {by_process}); "
         f"ratio {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})",
         flush=True,
     )
