@@ -6,6 +6,7 @@ much to pickle.
 
 from __future__ import annotations
 
+from array import array
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -16,10 +17,13 @@ from app.scheduling.grant import Ask
 from app.scheduling.prompt_blocks import HashedPrompt, block_hashes
 from app.scheduling.reason import Choice, Queued, Reason
 from app.scheduling.standing import ANYBODY
+from app.scheduling.token_prompt import HashedTokens, token_prompt
 
 if TYPE_CHECKING:
     from app.scheduling.reason import Reason as Why
 
+MAX_BLOCKS = 128 * 1024
+"""Of a prompt of which the tokens are known: its hashes by one size of block are 1 MiB then."""
 _ROUTES = {route.value: route for route in Route}
 
 
@@ -29,10 +33,13 @@ class Wants(NamedTuple):
     Attributes:
         n_bytes: So much of their beginning; 0: no policy reads it.
         has_index: The hashes of all their blocks.
+        block_sizes: The hashes of their tokens by these, as engines tell of such blocks; ``None``:
+            nobody tells.
     """
 
     n_bytes: int = 0
     has_index: bool = False
+    block_sizes: tuple[int, ...] | None = None
 
 
 def words_of(ask: Ask, wants: Wants) -> tuple[Any, ...]:
@@ -51,13 +58,22 @@ def words_of(ask: Ask, wants: Wants) -> tuple[Any, ...]:
         block_hashes(facts).tobytes() if wants.has_index else None,
         tuple(ask.excluded),
         None if standing is ANYBODY else standing,
+        None if wants.block_sizes is None else _token_words(ask, wants.block_sizes),
     )
+
+
+def _token_words(ask: Ask, block_sizes: tuple[int, ...]) -> tuple[Any, ...] | None:
+    prompt = token_prompt(ask)
+    if prompt is None:
+        return None
+    chains = {size: prompt.chains(size)[:MAX_BLOCKS] for size in block_sizes}
+    return prompt.n_tokens, {size: array("q", keys).tobytes() for size, keys in chains.items()}
 
 
 def read_ask(words: tuple[Any, ...]) -> Ask:
     """Makes a request of its words; what no scheduler reads is left at nothing."""
     route, model, n, batch, prompt, salt = words[:6]
-    n_prompt_tokens, max_tokens, routing_key, hashes, excluded, standing = words[6:]
+    n_prompt_tokens, max_tokens, routing_key, hashes, excluded, standing, tokens = words[6:]
     key = prompt if hashes is None else HashedPrompt(prompt)
     if isinstance(key, HashedPrompt):
         key.hashes = np.frombuffer(hashes, np.uint64)
@@ -79,7 +95,11 @@ def read_ask(words: tuple[Any, ...]) -> Ask:
         is_empty_object=False,
         routing_key=routing_key,
     )
-    return Ask(facts, frozenset(excluded), ANYBODY if standing is None else standing)
+    ask = Ask(facts, frozenset(excluded), ANYBODY if standing is None else standing)
+    if tokens is not None:
+        n_tokens, chains = tokens
+        ask.prompt = HashedTokens(n_tokens, {size: array("q", c) for size, c in chains.items()})
+    return ask
 
 
 def reason_words(reason: Why) -> tuple[Any, ...]:

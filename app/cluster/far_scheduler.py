@@ -91,17 +91,17 @@ class FarScheduler:
         no, grant.note = grant.note, None
         if isinstance(no, int):
             del self._held[no]
-            self._link.tell("done", no, outcome.value, grant.n_cached)
+            self._link.note("done", no, outcome.value, grant.n_cached)
 
     def prefill_computed(self, grant: Grant) -> None:
         """Count prefill as no load any more; its worker keeps the KV cache until it has ended."""
         self.early.prefill_computed(grant)
-        self._link.tell("computed", grant.note)
+        self._link.note("computed", grant.note)
 
     def prefill_ended(self, grant: Grant) -> None:
         """Give the prefill lease back; again is harmless."""
         self.early.prefill_ended(grant)
-        self._link.tell("prefilled", grant.note)
+        self._link.note("prefilled", grant.note)
 
     def rebind_decode(self, grant: Grant, excluded: frozenset[str]) -> None:
         """Choose the grant's decode worker anew, if the brain's cannot be used any more.
@@ -116,7 +116,7 @@ class FarScheduler:
         self.early.rebind_decode(grant, excluded)
         pair = grant.pair
         if pair.decode is not old:
-            self._link.tell("moved", grant.note, pair.decode.id, pair.decode_rank)
+            self._link.note("moved", grant.note, pair.decode.id, pair.decode_rank)
 
     def decodes_for(self, grant: Grant) -> Sequence[Worker]:
         """Return the decode workers that the grant's prefill worker can hand over to."""
@@ -128,7 +128,7 @@ class FarScheduler:
     def _note(self, no: int, grant: Grant | SoloGrant) -> None:
         grant.note = no
         self._held[no] = grant
-        self._link.tell("held", no, _leases(grant))
+        self._link.note("held", no, _leases(grant))
 
     def _take(self, no: int, ask: Ask, granted: Any) -> Grant:
         """Makes a grant of the brain's words.

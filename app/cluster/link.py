@@ -74,6 +74,20 @@ class Link:
         self._wire.tell(*message)
         return True
 
+    def note(self, *message: Any) -> bool:
+        """Says something that is as good some milliseconds later; else like :meth:`tell`."""
+        if not self.is_up or self._wire is None:
+            return False
+        self._wire.note(*message)
+        return True
+
+    def count(self, name: str) -> bool:
+        """Notes something of which the brain needs the number only; else like :meth:`note`."""
+        if not self.is_up or self._wire is None:
+            return False
+        self._wire.count(name)
+        return True
+
     async def ask(self, what: str, no: int, *more: Any) -> Any:
         """Says something and waits for its answer.
 

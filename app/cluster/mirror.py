@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from app.clock import Clock
+    from app.cluster.link import Link
     from app.cluster.worker_copy import Pulse, Revision, WorkerCopy
     from app.workers.worker import WorkerSpec
 
@@ -39,25 +40,29 @@ class FarBreaker(Breaker):
 
     Args:
         worker_id: Whose breaker it is.
-        tell: Takes a message for the brain; returns whether it is there.
+        link: Takes messages for the brain; tells whether it is there.
         thresholds: As of :class:`Breaker`, like what follows.
     """
 
-    __slots__ = ("_tell", "_worker_id")
+    __slots__ = ("_link", "_worker_id")
 
-    def __init__(self, worker_id: str, tell: Tell, *thresholds: Any, **more: Any) -> None:
+    def __init__(self, worker_id: str, link: Link, *thresholds: Any, **more: Any) -> None:
         super().__init__(*thresholds, **more)
         self._worker_id = worker_id
-        self._tell = tell
+        self._link = link
 
     def record_success(self, trial: Trial | None = None) -> None:
         """Note that the worker did what it was asked."""
-        if not self._tell("good", self._worker_id, *_named(trial)):
+        if trial is None:
+            is_told = self._link.count(self._worker_id)
+        else:
+            is_told = self._link.tell("good", self._worker_id, *_named(trial))
+        if not is_told:
             super().record_success(trial)
 
     def record_failure(self, trial: Trial | None = None) -> None:
         """Note that the worker failed a request by its own fault."""
-        if not self._tell("bad", self._worker_id, *_named(trial)):
+        if not self._link.tell("bad", self._worker_id, *_named(trial)):
             super().record_failure(trial)
 
 
@@ -120,22 +125,22 @@ class Mirror(Registry):
     """Follows the brain's registry.
 
     Args:
-        tell: Takes a message for the brain; returns whether it is there.
+        link: Takes messages for the brain; tells whether it is there.
         make_breaker: Makes a breaker of the class that it is given.
 
     Attributes:
         revision: How far it follows.
     """
 
-    def __init__(self, tell: Tell, make_breaker: Callable[[Any], Breaker], now_s: Clock) -> None:
+    def __init__(self, link: Link, make_breaker: Callable[[Any], Breaker], now_s: Clock) -> None:
         super().__init__(now_s)
-        self._tell = tell
+        self._link = link
         self._make_far = make_breaker
         self.revision: Revision = NEVER
 
     def _make(self, spec: WorkerSpec) -> Worker:
-        breaker = self._make_far(partial(FarBreaker, spec.id, self._tell))
-        return FarWorker(spec, breaker, self._tell, now_s=self._now_s)
+        breaker = self._make_far(partial(FarBreaker, spec.id, self._link))
+        return FarWorker(spec, breaker, self._link.tell, now_s=self._now_s)
 
     def take_all(self, copies: Iterable[WorkerCopy], revision: Revision) -> None:
         """Becomes what the brain's registry is."""

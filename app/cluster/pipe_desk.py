@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from app.workers.worker import Worker
 
 Leases = dict[str, Lease]
+_OUTCOMES = {outcome.value: outcome for outcome in Outcome}
 
 
 class PipeDesk:
@@ -74,6 +75,7 @@ class PipeDesk:
             "prefilled": self._prefilled,
             "moved": self._moved,
             "good": self._good,
+            "sums": self._sums,
             "bad": self._bad,
             "full": self._full,
             "error": self._error,
@@ -163,7 +165,7 @@ class PipeDesk:
         held = self._held.pop(no, None)
         if isinstance(held, Grant):
             held.n_cached = n_cached
-            self._scheduler.done(held, Outcome(outcome))
+            self._scheduler.done(held, _OUTCOMES[outcome])
         elif held is not None:
             for lease in held.values():
                 lease.release()
@@ -201,6 +203,15 @@ class PipeDesk:
         if worker is not None:
             worker.breaker.record_success(self._trial(worker, no, leg))
             self._health.note_success(worker)
+
+    def _sums(self, goods: dict[str, int]) -> None:
+        """Takes how many requests of each worker went well that were no trials."""
+        for worker_id, n_good in goods.items():
+            worker = self._registry.get(worker_id)
+            if worker is not None:
+                for _ in range(n_good):
+                    worker.breaker.record_success()
+                self._health.note_success(worker)
 
     def _bad(self, worker_id: str, no: int | None, leg: str) -> None:
         worker = self._registry.get(worker_id)

@@ -65,7 +65,7 @@ class PipeSeat:
 
     def registry(self, now_s: Clock, make_breaker: Callable[[Any], Breaker]) -> Mirror:
         """Builds the registry, which follows the brain's."""
-        self._mirror = Mirror(self.link.tell, make_breaker, now_s)
+        self._mirror = Mirror(self.link, make_breaker, now_s)
         return self._mirror
 
     def connections(self, clients: Clients) -> Clients:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from app.errors import Leg
     from app.protocol.facts import RequestFacts
     from app.scheduling.reason import Reason
+    from app.scheduling.token_prompt import TokenPrompt
     from app.workers.breaker import Trial
     from app.workers.lease import Lease
     from app.workers.worker import Worker
@@ -36,12 +37,14 @@ class Ask:
         excluded: Ids of workers that were tried already.
         standing: Whose it is and how urgent; a queue orders by it.
         token_ids: Its prompt as tokens, where the gateway has them and it is a single one.
+        prompt: The same as another process has hashed it, which then sends no ids.
     """
 
     facts: RequestFacts
     excluded: frozenset[str] = frozenset()
     standing: Standing = ANYBODY
     token_ids: Sequence[int] | None = None
+    prompt: TokenPrompt | None = None
 
 
 @dataclass(slots=True)

@@ -68,6 +68,11 @@ class KvIntake:
         return next((p for p in self._places.known(worker) if ranks[p][1] == rank), None)
 
     @property
+    def block_sizes(self) -> tuple[int, ...]:
+        """The sizes of block by which prompts are looked up."""
+        return self._kv.block_sizes
+
+    @property
     def n_blocks(self) -> int:
         """Blocks that are known to be held, by all ranks together."""
         return self._kv.n_blocks

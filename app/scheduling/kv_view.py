@@ -18,7 +18,7 @@ from app.scheduling.token_prompt import chain, root
 from app.workers.kv_events import TOKEN_BYTES, Cleared, Removed, Stored
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -176,6 +176,11 @@ class KvView:
                 place = self._by_bit[bit].place
                 known[place] = max(known[place], n_blocks * block_size)
 
+    @property
+    def block_sizes(self) -> tuple[int, ...]:
+        """The sizes of block by which prompts are looked up."""
+        return tuple((self._live or self._look())[1])
+
     def _look(self) -> tuple[list[int], dict[int, int]]:
         """The places that are known exactly, and the bits of all that count, by block size."""
         exact = [place for place, rank in self._ranks.items() if rank.state == "exact"]
@@ -186,7 +191,7 @@ class KvView:
         self._live = exact, sizes
         return self._live
 
-    def _leading(self, keys: list[int], mask: int) -> Iterator[tuple[int, int]]:
+    def _leading(self, keys: Sequence[int], mask: int) -> Iterator[tuple[int, int]]:
         """By bit, the leading blocks that it holds, where it holds any."""
         parts, n_blocks = self._holders, 0
         for key in keys:

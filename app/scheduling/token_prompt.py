@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from app.workers.kv_events import TOKEN_BYTES
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from app.scheduling.grant import Ask
 
 
@@ -24,9 +26,9 @@ class TokenPrompt:
     def __init__(self, key: bytes, n_tokens: int) -> None:
         self._key = key
         self.n_tokens = n_tokens
-        self._chains: dict[int, list[int]] = {}
+        self._chains: dict[int, Sequence[int]] = {}
 
-    def chains(self, block_size: int) -> list[int]:
+    def chains(self, block_size: int) -> Sequence[int]:
         """Returns the hash of each block that a cache can save, the first one first.
 
         An engine always computes the last token, so a block that ends with it saves nothing
@@ -39,6 +41,23 @@ class TokenPrompt:
             found = chain(root(block_size), self._key[: max(0, end)], step)
             self._chains[block_size] = found
         return found
+
+
+class HashedTokens(TokenPrompt):
+    """A prompt that another process has hashed, for the sizes of block that were told to it.
+
+    Of another size nothing is known to be cached.
+
+    Args:
+        n_tokens: The whole prompt.
+        chains: The hashes by size of block.
+    """
+
+    __slots__ = ()
+
+    def __init__(self, n_tokens: int, chains: Mapping[int, Sequence[int]]) -> None:
+        super().__init__(b"", n_tokens)
+        self._chains.update(chains)
 
 
 def root(block_size: int) -> int:
@@ -69,6 +88,8 @@ def token_prompt(ask: Ask) -> TokenPrompt | None:
     They are known where the gateway makes them itself (vLLM), and where a client sends them to
     SGLang without anything that makes its cache another one (adapter, salt).
     """
+    if ask.prompt is not None:
+        return ask.prompt
     facts = ask.facts
     if facts.batch is not None:
         return None

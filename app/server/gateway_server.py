@@ -8,7 +8,6 @@ A second signal ends at once. Plain ``uvicorn app.main:app`` has none of it (uvi
 from __future__ import annotations
 
 import asyncio
-import gc
 import math
 import signal
 import socket
@@ -28,6 +27,7 @@ from app.observability.log import get_logger
 from app.server.client_connection import ClientConnection
 from app.server.client_limits import ClientLimits
 from app.server.client_protocol import protocol_of
+from app.server.garbage import look_less_often
 from app.server.tls import server_files, server_tls
 from app.settings import Settings
 
@@ -42,11 +42,6 @@ TLS_GOODBYE_S = 2.0
 """How long a TLS client may take to say goodbye: one that idles may never look."""
 _DID_NOT_START = 3
 _TICK_S = 0.05
-_GC_THRESHOLDS = (50_000, 20, 100)
-"""Container objects that pile up before the youngest are looked through (Python: 700).
-
-Nothing on the request path makes cycles, but a wave of requests in flight holds thousands of
-objects, which Python's default looked through again and again: a tenth of all CPU."""
 
 
 class GatewayServer(uvicorn.Server):
@@ -104,10 +99,7 @@ class GatewayServer(uvicorn.Server):
             for listener in sockets or ()
         ]
         self.started = True
-        # What is here now stays: out of the collector's sight.
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(*_GC_THRESHOLDS)
+        look_less_often()
         scheme = "https" if tls else "http"
         urls = ", ".join(_url(scheme, listener) for listener in sockets or ())
         self._log.info("listening", url=urls)

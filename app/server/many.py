@@ -24,6 +24,7 @@ from app.gateway.wants import wants_of
 from app.lifespan import lifespan
 from app.main import create_app
 from app.observability.log import configure, get_logger
+from app.server.garbage import look_less_often
 from app.server.gateway_server import GatewayServer
 from app.server.metrics_listener import MetricsListener
 from app.server.run import bind, bind_metrics, bind_shared, run_server
@@ -140,13 +141,14 @@ def _be_brain(
     app.user_middleware.clear()
     gateway = app.state.gateway
     seat.call = partial(call_asgi, app)
-    seat.wants = partial(wants_of, settings, gateway.policies)
+    seat.wants = partial(wants_of, gateway.policies, gateway.scheduler)
 
     async def run() -> None:
         stop, loop = asyncio.Event(), asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
         async with lifespan(app):
+            look_less_often()
             os.write(is_ready, b"1")
             await stop.wait()
 

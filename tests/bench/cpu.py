@@ -47,6 +47,12 @@ def spent(pid: int) -> Spent:
     return Spent(user * _TICK_S, kernel * _TICK_S)
 
 
+def own_s(pid: int) -> float:
+    """CPU seconds of this one process, all of its threads, without its children."""
+    fields = _read(Path(f"/proc/{pid}/stat")).rpartition(")")[2].split()[11:13]
+    return sum(map(int, fields)) * _TICK_S
+
+
 def waited_s(pid: int) -> float:
     """Seconds in which the process could have run and others had the cores."""
     fields = _read(Path(f"/proc/{pid}/schedstat")).split()
