@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from functools import lru_cache
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -85,10 +86,15 @@ class GrpcChannel(H2Channel):
         metadata: Metadata,
     ) -> Answer:
         """See :class:`app.upstream.vllm_channel.VllmChannel`."""
-        answers = [a async for a in self.stream(method, request, timeout_s, metadata)]
-        if len(answers) != 1:
-            raise BrokenResponse(f"The worker sent {len(answers)} answers in the place of one.")
-        return answers[0]
+        answer = None
+        async with aclosing(self.stream(method, request, timeout_s, metadata)) as answers:
+            async for each in answers:
+                if answer is not None:
+                    raise BrokenResponse("The worker sent several answers in the place of one.")
+                answer = each
+        if answer is None:
+            raise BrokenResponse("The worker sent no answer.")
+        return answer
 
     async def stream(
         self,

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from app.upstream.h2_header_block import Headers
 
 _NAMES = ("OK", *HTTP_STATUS)
+_MAX_DIGITS = 3
 _OF_HTTP: Mapping[int, str] = MappingProxyType(
     {
         400: "INTERNAL",
@@ -55,7 +56,7 @@ def refusal(headers: Headers) -> UpstreamError | None:
         return None
     if _value(headers, b"grpc-status"):
         return None
-    number = int(status) if status.isdigit() else 0
+    number = _number(status) or 0
     if number == 200:
         return rpc_failed("UNKNOWN", "The worker's answer is not gRPC.")
     name = _OF_HTTP.get(number, "UNKNOWN")
@@ -70,10 +71,10 @@ def ending(trailers: Headers) -> UpstreamError | None:
     said = _value(trailers, b"grpc-status")
     if not said:
         return BrokenResponse("The worker ended the answer without a gRPC status.")
-    number = int(said) if said.isdigit() else -1
-    if not number:
+    number = _number(said)
+    if number == 0:
         return None
-    name = _NAMES[number] if 0 < number < len(_NAMES) else "UNKNOWN"
+    name = _NAMES[number] if number is not None and number < len(_NAMES) else "UNKNOWN"
     # Percent-encoded UTF-8; what is no such encoding stays as it is.
     details = unquote(_value(trailers, b"grpc-message").decode("utf-8", "replace"))
     is_constraint = any(key == CONSTRAINT_KEY.encode() for key, _ in trailers)
@@ -84,6 +85,11 @@ def after_reset(code: int) -> UpstreamError:
     """Return the failure of a call whose stream the worker reset after it took it."""
     name = _OF_RESET.get(code, "INTERNAL")
     return rpc_failed(name, f"Received RST_STREAM with error code {code}")
+
+
+def _number(said: bytes) -> int | None:
+    """Reads a status; Python refuses to read thousands of digits, and no status has more."""
+    return int(said) if said.isdigit() and len(said) <= _MAX_DIGITS else None
 
 
 def _value(headers: Headers, name: bytes) -> bytes:

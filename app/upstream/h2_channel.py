@@ -13,6 +13,8 @@ from app.upstream.h2_connection import H2Connection
 
 _CLOSING_S = 1.0
 """How long a farewell may take to be written."""
+_TLS_END_S = 0.1
+"""How long a worker may take to answer the end of TLS; gRPC's own servers never do."""
 _MAX_PING_EVERY_S = 300.0
 
 
@@ -139,6 +141,7 @@ class H2Channel:
                     self._port,
                     ssl=self._ssl_context,
                     server_hostname=self._host if self._ssl_context is not None else None,
+                    ssl_shutdown_timeout=None if self._ssl_context is None else _TLS_END_S,
                 )
                 self._check_alpn(connection)
                 await asyncio.wait({connection.ready})
@@ -168,6 +171,8 @@ class H2Channel:
             self._current = None
             self.n_losses += 1
         if connection.has_had_pings:
+            # Once for each that complains, although it changes again when it is gone.
+            connection.has_had_pings = False
             self._ping_every_s = min(2 * self._ping_every_s, _MAX_PING_EVERY_S)
         if connection.gone.done():
             self._open.discard(connection)

@@ -180,7 +180,8 @@ class H2Connection(H2Answers):
     def _on_reset(self, stream_id: int, code: int) -> None:
         stream = self._stream_of(stream_id)
         if stream is not None:
-            stream.is_refused = code == Code.REFUSED_STREAM
+            # One that was answered was read, whatever the worker says.
+            stream.is_refused = code == Code.REFUSED_STREAM and not stream.is_head_read
             stream.has_sent_all = True
             self.end(
                 stream,
@@ -196,9 +197,13 @@ class H2Connection(H2Answers):
             self._reason = f"the worker ended it with HTTP/2 error code {code}"
         self.retire()
         for stream in [s for s in self.streams.values() if s.id > last_id]:
-            stream.is_refused = stream.has_sent_all = True
+            stream.has_sent_all = True
+            stream.is_refused = not stream.is_head_read
             self.end(
-                stream, ConnectFailed("The worker closes the connection, and left the call unread.")
+                stream,
+                ConnectFailed("The worker closes the connection, and left the call unread.")
+                if stream.is_refused
+                else BrokenResponse("The worker closed the connection in the middle of an answer."),
             )
         self.close_if_done()
 

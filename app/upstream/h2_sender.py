@@ -23,6 +23,8 @@ from app.upstream.h2_frames import (
 from app.upstream.h2_slots import StreamSlots
 from app.upstream.h2_stream import H2Stream
 
+_KEPT_IDS = 2**20
+"""For streams that have a slot, and take their number later."""
 _ANSWERS_LIMIT = 1_000
 """So many acknowledgements a peer may ask for while it reads none of them."""
 
@@ -50,8 +52,8 @@ class FrameSender(asyncio.Protocol):
 
     @property
     def has_ids(self) -> bool:
-        """There is a number left for another stream (section 5.1.1)."""
-        return self._next_id <= MAX_STREAM_ID
+        """There is a number left for another stream (section 5.1.1), and for all that are begun."""
+        return self._next_id <= MAX_STREAM_ID - _KEPT_IDS
 
     def write(self, data: bytes) -> None:
         """Writes frames; a connection that is gone swallows them."""
@@ -65,7 +67,6 @@ class FrameSender(asyncio.Protocol):
         """
         stream.id, self._next_id = self._next_id, self._next_id + 2
         self.streams[stream.id] = stream
-        stream.send_window = self._stream_window
         head = header_frames(stream.id, block, self._max_frame_bytes)
         n_bytes = len(body)
         limit = min(self._window, self._stream_window, self._max_frame_bytes)
@@ -73,7 +74,7 @@ class FrameSender(asyncio.Protocol):
             self.write(head)
             return body
         self._window -= n_bytes
-        stream.send_window -= n_bytes
+        stream.n_window_bytes -= n_bytes
         stream.has_sent_all = True
         self.write(head + frame(Kind.DATA, END_STREAM, stream.id, body))
         return b""
@@ -82,13 +83,14 @@ class FrameSender(asyncio.Protocol):
         """Writes the rest of a request as the peer takes it; ends early with the stream."""
         at, n_bytes = 0, len(body)
         while not stream.is_over:
-            n_piece = min(self._window, stream.send_window, self._max_frame_bytes, n_bytes - at)
+            window = min(self._window, self._stream_window + stream.n_window_bytes)
+            n_piece = min(window, self._max_frame_bytes, n_bytes - at)
             if n_piece <= 0 or self._is_paused:
                 await self._room(stream)
                 continue
             piece, at = body[at : at + n_piece], at + n_piece
             self._window -= n_piece
-            stream.send_window -= n_piece
+            stream.n_window_bytes -= n_piece
             self.write(frame(Kind.DATA, END_STREAM if at == n_bytes else 0, stream.id, piece))
             if at == n_bytes:
                 stream.has_sent_all = True
@@ -123,8 +125,8 @@ class FrameSender(asyncio.Protocol):
                 raise H2Fault(Code.FLOW_CONTROL_ERROR, "opened its window too far")
             self._give_room()
         elif (stream := self.streams.get(stream_id)) is not None:
-            stream.send_window += n_bytes
-            if stream.send_window > MAX_WINDOW_BYTES:
+            stream.n_window_bytes += n_bytes
+            if self._stream_window + stream.n_window_bytes > MAX_WINDOW_BYTES:
                 raise H2Fault(Code.FLOW_CONTROL_ERROR, "opened a stream's window too far")
             stream.give_room()
 
@@ -138,8 +140,7 @@ class FrameSender(asyncio.Protocol):
             if setting == Setting.INITIAL_WINDOW_SIZE:
                 if value > MAX_WINDOW_BYTES:
                     raise H2Fault(Code.FLOW_CONTROL_ERROR, f"set windows of {value} bytes")
-                for stream in self.streams.values():
-                    stream.send_window += value - self._stream_window
+                # Of all streams, those that are open too (section 6.9.2).
                 self._stream_window = value
                 self._give_room()
             elif setting == Setting.MAX_FRAME_SIZE:

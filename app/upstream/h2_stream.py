@@ -30,7 +30,8 @@ class H2Stream:
 
     Attributes:
         id: Odd, growing; 0 before it is open.
-        send_window: Bytes that the worker takes; may be negative (RFC 9113, section 6.9.2).
+        n_window_bytes: By how much the worker takes more than it lets every stream begin with;
+            mostly negative (RFC 9113, section 6.9.2).
         is_over: Nothing more comes.
         failure: Why it is over; None: as it should be.
         is_head_read: The answer's first headers came.
@@ -54,8 +55,8 @@ class H2Stream:
         "is_over",
         "is_refused",
         "n_held_bytes",
+        "n_window_bytes",
         "room",
-        "send_window",
     )
 
     def __init__(self, connection: H2Connection, max_message_bytes: int) -> None:
@@ -66,7 +67,7 @@ class H2Stream:
         self._n_wanted_bytes = 0
         self._waiter: asyncio.Future[None] | None = None
         self.id = 0
-        self.send_window = 0
+        self.n_window_bytes = 0
         self.is_over = self.is_refused = False
         self.is_head_read = self.has_sent_all = False
         self.failure: BaseException | None = None

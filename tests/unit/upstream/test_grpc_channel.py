@@ -13,7 +13,13 @@ import grpc
 import grpc.aio
 import pytest
 
-from app.upstream.failures import CallCancelled, ConnectFailed, RpcFailed, SilenceTimeout
+from app.upstream.failures import (
+    BrokenResponse,
+    CallCancelled,
+    ConnectFailed,
+    RpcFailed,
+    SilenceTimeout,
+)
 from app.upstream.generated import common_pb2
 from app.upstream.generated import vllm_engine_pb2 as pb
 from app.upstream.grpc_channel import GrpcChannel
@@ -175,6 +181,18 @@ async def test_streams(serve: Serve) -> None:
 
 
 @pytest.mark.timeout(90)
+async def test_an_answer_too_many() -> None:
+    """A worker that goes on where one answer is due is not read on."""
+    seen = Seen()
+    async with aio_server(seen) as channel:
+        with pytest.raises(BrokenResponse, match="several answers"):
+            await channel.ask(MANY, Chunk(data=bytes(50), sha256="slow"), 5.0, ())
+        await until(lambda: not seen.n_running)
+        assert seen.n_whole == 0
+        with pytest.raises(BrokenResponse, match="no answer"):
+            await channel.ask(MANY, Chunk(), 5.0, ())
+
+
 async def test_a_thousand_streams_at_once() -> None:
     """On one connection, and half of them are left in the middle."""
     seen = Seen()

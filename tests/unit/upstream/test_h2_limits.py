@@ -11,8 +11,10 @@ from app.upstream.failures import (
     BrokenResponse,
     ConnectFailed,
     ConnectTimeout,
+    RpcFailed,
 )
 from app.upstream.generated import vllm_engine_pb2 as pb
+from app.upstream.h2_frames import MAX_STREAM_ID
 from tests.unit.upstream.frame_peer import (
     ACK,
     DATA,
@@ -96,6 +98,7 @@ async def test_peer_that_wants_fewer_pings(monkeypatch: pytest.MonkeyPatch) -> N
         with pytest.raises(BrokenResponse, match="error code 11"):
             await tokens_of(channel)
         assert await tokens_of(channel) == [3]
+        assert channel._ping_every_s == 0.4
 
 
 async def test_calls_wait_for_a_free_stream() -> None:
@@ -187,6 +190,53 @@ async def test_refused_stream_was_not_sent() -> None:
             await call.read()
         assert not call.was_sent
         call.cancel()
+
+
+@pytest.mark.parametrize("says_so", ["reset", "farewell"])
+async def test_an_answered_call_was_read(says_so: str) -> None:
+    """A worker that says otherwise does not get the request sent again elsewhere."""
+
+    async def script(wire: Wire) -> None:
+        await wire.greet()
+        stream_id, _, _ = await wire.call()
+        await wire.head(stream_id)
+        await wire.send(frame(DATA, 0, stream_id, message(1)))
+        if says_so == "reset":
+            await wire.send(frame(RST, 0, stream_id, uint(7)))
+        else:
+            await wire.send(frame(GOAWAY, 0, 0, uint(0) + uint(0)))
+        await wire.until_closed()
+
+    async with peer(script) as channel:
+        call = channel.generate(())
+        await call.connect(5.0)
+        await call.send(pb.GenerateRequest())
+        [said] = await call.read()
+        assert list(said.chunk.token_ids) == [1]
+        with pytest.raises((RpcFailed, BrokenResponse)):
+            await call.read()
+        assert call.was_sent
+        call.cancel()
+
+
+async def test_numbers_of_streams_end() -> None:
+    """Another connection is made while those who have a slot can still take a number."""
+
+    async def idle(wire: Wire) -> None:
+        await wire.greet()
+        await wire.until_closed()
+
+    async with peer(idle, good) as channel:
+        early = channel.generate(())
+        await early.connect(5.0)
+        connection = channel.reserve_now()
+        assert connection is not None
+        connection.free_slot()
+        connection._next_id = MAX_STREAM_ID - 2**20 + 2
+        assert await tokens_of(channel) == [7]
+        assert not connection.is_usable
+        assert channel.n_streams == 1
+        early.cancel()
 
 
 async def test_connection_lost_between_connecting_and_sending() -> None:
