@@ -13,6 +13,7 @@ from app.errors import ClientGone, InternalError
 from app.middleware.access import route_label
 from app.observability.log import request_fields
 from app.observability.notes import Notes
+from app.observability.quick_info import write_info
 
 QUIET_PATHS = frozenset({"/health", "/liveness", "/readiness", "/metrics"})
 CLIENT_CLOSED = 499
@@ -99,5 +100,8 @@ class AccessLogMiddleware:
         if self._on_end is not None:
             self._on_end(notes, method, notes.route or route_label(path))
         if self._is_shown and path not in QUIET_PATHS and "is_logged" not in state:
-            named = {"key": state["key_name"]} if "key_name" in state else {}
-            self._log.info("request", **request_fields(notes), **named, method=method, path=path)
+            fields = request_fields(notes)
+            if "key_name" in state:
+                fields["key"] = state["key_name"]
+            fields["method"], fields["path"] = method, path
+            write_info(self._log, "request", fields)

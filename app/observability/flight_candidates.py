@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 MOST = 8
 """Candidates that are kept; of more those that would have been the fastest."""
+_FLOATS = np.dtype("<f4")
 _PACKED = [Struct(f"<{n}H{n}f") for n in range(MOST + 1)]
 
 
@@ -37,10 +38,12 @@ class CandidatePacker:
             self._numbers = np.array([self._number_of(url) for url in roster], "<u2")
             self._packed_numbers = self._numbers.tobytes()
         n = len(roster)
+        seconds = finish_s[:n].astype(_FLOATS)
         if n <= MOST:
-            return n, self._packed_numbers + finish_s[:n].astype("<f4").tobytes()
-        places = finish_s[:n].argpartition(MOST - 1)[:MOST]
-        return MOST, self._numbers[places].tobytes() + finish_s[places].astype("<f4").tobytes()
+            return n, self._packed_numbers + seconds.tobytes()
+        # Of so few, sorting takes half as long as parting.
+        places = seconds.argsort()[:MOST]
+        return MOST, self._numbers[places].tobytes() + seconds[places].tobytes()
 
 
 def n_bytes(n: int) -> int:

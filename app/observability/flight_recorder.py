@@ -15,9 +15,9 @@ from app.observability.flight_candidates import CandidatePacker, n_bytes, unpack
 from app.observability.notes import OK, Notes
 from app.observability.phases import TIMES, times_of
 
-_HEAD = Struct("<11df4i6HBBx")
+_HEAD = Struct("<11df4i6HBBxH")
 """Times; what was expected; tokens; workers, model, outcome, status, attempts; flags; how many
-candidates."""
+candidates; how many bytes of blocks."""
 _ENDED, _ENDED_AT = Struct("<d"), 8 * TIMES.index("ended_s")
 _BYTES_OVERHEAD = 33 + 8
 """Of a bytes object and its place in the ring (CPython 3.11)."""
@@ -108,32 +108,42 @@ class FlightRecorder:
         prefill, decode = notes.prefill, notes.decode
         if notes.alone is not None:
             prefill = decode = notes.alone[0]
-        blocks = notes.sketch[:MAX_SKETCH_BYTES]
-        leg, reason = notes.leg, notes.reason
-        found = None if reason is None else reason.candidates
+        leg, reason, model = notes.leg, notes.reason, notes.model or ""
+        outcome, blocks = notes.outcome or OK, notes.sketch
+        if len(blocks) > MAX_SKETCH_BYTES:
+            blocks = blocks[:MAX_SKETCH_BYTES]
+        expected_s, found = (
+            (0.0, None) if reason is None else (reason.expected_s, reason.candidates)
+        )
         n_candidates, candidates = (0, b"") if found is None else self._packer.pack(found)
-        numbers = self._numbers
-        record = (
-            _HEAD.pack(
-                *times_of(notes),
-                0.0 if reason is None else reason.expected_s,
-                -1 if notes.n_prompt is None else notes.n_prompt,
-                -1 if notes.n_cached is None else notes.n_cached,
-                notes.n_answer_tokens if notes.first_s else -1,
-                notes.n_estimated,
-                self._number("" if prefill is None else prefill.spec.url),
-                self._number("" if decode is None else decode.spec.url),
-                self._number(notes.model or ""),
-                numbers.get(notes.outcome or OK) or self._number(notes.outcome or OK),
-                notes.status,
-                min(notes.n_attempts, 65535),
-                notes.is_stream | (0 if leg is None else 2 if leg == "prefill" else 4),
-                n_candidates,
+        numbers, number = self._numbers, self._number
+        prefill_url = "" if prefill is None else prefill.spec.url
+        decode_url = "" if decode is None else decode.spec.url
+        n_prompt, n_cached, n_attempts = notes.n_prompt, notes.n_cached, notes.n_attempts
+        record = b"".join(
+            (
+                _HEAD.pack(
+                    *times_of(notes),
+                    expected_s,
+                    -1 if n_prompt is None else n_prompt,
+                    -1 if n_cached is None else n_cached,
+                    notes.n_answer_tokens if notes.first_s else -1,
+                    notes.n_estimated,
+                    # Nearly always known; "" has the number 0.
+                    numbers.get(prefill_url) or number(prefill_url),
+                    numbers.get(decode_url) or number(decode_url),
+                    numbers.get(model) or number(model),
+                    numbers.get(outcome) or number(outcome),
+                    notes.status,
+                    n_attempts if n_attempts < 65536 else 65535,
+                    notes.is_stream | (0 if leg is None else 2 if leg == "prefill" else 4),
+                    n_candidates,
+                    len(blocks),
+                ),
+                blocks,
+                candidates,
+                notes.request_id.encode("ascii"),
             )
-            + len(blocks).to_bytes(2, "little")
-            + blocks
-            + candidates
-            + notes.request_id.encode("ascii")
         )
         self._ring.append(record)
         self.n_recorded += 1
@@ -172,9 +182,8 @@ def taken_apart(record: bytes, names: list[str]) -> Flight:
     found = _HEAD.unpack_from(record)
     times, rest = found[: len(TIMES)], found[len(TIMES) :]
     expected_s, n_prompt, n_cached, n_completion, n_estimated, prefill, decode, model = rest[:8]
-    outcome, status, n_attempts, flags, n_candidates = rest[8:]
-    start = _HEAD.size + 2
-    n_block_bytes = int.from_bytes(record[_HEAD.size : start], "little")
+    outcome, status, n_attempts, flags, n_candidates, n_block_bytes = rest[8:]
+    start = _HEAD.size
     end = start + n_block_bytes
     return Flight(
         times=times,

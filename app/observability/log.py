@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
 from typing import Any, TextIO
 
 import orjson
@@ -16,6 +16,7 @@ import structlog
 
 from app.observability.notes import OK, Notes
 from app.observability.phases import PHASES, phases
+from app.observability.quick_info import UtcText, with_quick_info
 
 LEVELS = {
     "trace": logging.DEBUG,
@@ -40,6 +41,10 @@ def _dump_json(event: dict[str, Any], **_: Any) -> str:
 
 
 def _render_text(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> str:
+    return _text_of(event)
+
+
+def _text_of(event: MutableMapping[str, Any]) -> str:
     """Renders ``time level event key=value``: structlog's own costs five times as much a line."""
     head = f"{event.pop('time')} {event.pop('level'):<8} {event.pop('event')}"
     exception = event.pop("exception", None)
@@ -67,13 +72,16 @@ def configure(
     out = stream if stream is not None else sys.stderr
     threshold = LEVELS.get(level.lower(), logging.INFO)
     last: list[Any]
+    render: Callable[[dict[str, Any]], str] | None = None
+    now_text = UtcText()
     shared: list[Any] = [
         structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
+        now_text.stamp,
     ]
     if process:
         shared.append(lambda _logger, _method, event: event | {"process": process})
     if is_json:
+        render = _dump_json
         last = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(_dump_json)]
     elif out.isatty():
         last = [
@@ -85,10 +93,14 @@ def configure(
             )
         ]
     else:
+        render = _text_of
         last = [structlog.processors.format_exc_info, _render_text]
+    bound: Any = structlog.make_filtering_bound_logger(threshold)
+    if render is not None and threshold <= logging.INFO:
+        bound = with_quick_info(bound, render, now_text, process)
     structlog.configure(
         processors=[*shared, *last],
-        wrapper_class=structlog.make_filtering_bound_logger(threshold),
+        wrapper_class=bound,
         logger_factory=structlog.WriteLoggerFactory(out),
         cache_logger_on_first_use=False,
     )
@@ -164,7 +176,7 @@ def _add_generation(fields: dict[str, Any], notes: Notes) -> None:
         fields["completion_tokens"] = notes.n_completion
     fields["outcome"] = notes.outcome or OK
     for name, spent_s in phases(notes):
-        fields[_PHASE_FIELDS[name]] = _ms(spent_s)
+        fields[_PHASE_FIELDS[name]] = int(spent_s * 1_000_000 + 0.5) / 1000  # _ms
 
 
 def _ms(spent_s: float) -> float:

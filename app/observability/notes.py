@@ -89,6 +89,7 @@ class Notes:
         detail: What only the log says beside it.
         reason: Why this pair, as the scheduler put it down.
         slo_class: Its class in the queue, empty for the one of all.
+        phases: Its phases once it is over and somebody has asked.
         trace: Its span, and the time of day less ``now_s``, where requests are traced.
         no_retry: Why a retry that was safe did not follow.
     """
@@ -118,6 +119,7 @@ class Notes:
         "no_retry",
         "now_s",
         "outcome",
+        "phases",
         "prefill",
         "prefill_ended_s",
         "prefill_sent_s",
@@ -150,6 +152,7 @@ class Notes:
         self.model: str | None = None
         self.outcome: str | None = None
         self.reason: Reason | None = None
+        self.phases: list[tuple[str, float]] | None = None
         self.trace: tuple[Span, float] | None = None
         self.leg: str | None = None
         self.cause: str | None = None

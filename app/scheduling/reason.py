@@ -156,6 +156,11 @@ class Alone(NamedTuple):
 
 
 def _text(role: str, choice: Choice, rank: int, *, with_urls: bool) -> str:
+    if not (with_urls or rank or choice.shadow):
+        # What stands in the log of nearly every request.
+        why = f";why={choice.why}" if choice.why else ""
+        counts = f"candidates={choice.n_candidates};requests={choice.n_requests}"
+        return f"{role};policy={choice.policy}{why};{counts}"
     words = [f'{role}="{choice.worker}"' if with_urls else role, f"policy={choice.policy}"]
     if choice.why:
         words.append(f"why={choice.why}")

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import io
 import logging
+import re
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import orjson
 import pytest
 import structlog
 
 from app.observability.log import configure, get_logger, is_info_shown
+from app.observability.quick_info import QuickInfo, UtcText, write_info
 
 
 @pytest.fixture(autouse=True)
@@ -93,3 +97,42 @@ def test_traceback_on_a_terminal_shows_no_values() -> None:
         get_logger("demo").exception("failed")
     assert "ValueError: a key of 15 letters" in out.getvalue()
     assert "not-to-be-shown" not in out.getvalue()
+
+
+@pytest.mark.parametrize("is_json", [True, False])
+@pytest.mark.parametrize("process", ["", "pipe-1"])
+def test_the_short_way_writes_the_same(is_json: bool, process: str) -> None:
+    """Byte for byte what the long way writes, but for the time."""
+    out = io.StringIO()
+    configure("info", is_json=is_json, stream=out, process=process)
+    log = get_logger("access")
+    fields = {"n": 1, "text": "a\nb ü", "none": None, "path": Path("/x"), "share": 0.25}
+    assert isinstance(log, QuickInfo)
+    write_info(log, "request", fields)
+    log.info("request", **fields)
+    lines = out.getvalue().splitlines()
+    quick, slow = (re.sub(r"\d{4}-\d\d-\d\dT[\d:.]+Z", "now", line) for line in lines)
+    assert quick == slow
+    assert ("pipe-1" in quick) is bool(process)
+
+
+def test_where_there_is_no_short_way_the_long_one_is_taken() -> None:
+    """A terminal's colours are structlog's; a level that hides info lines hides them all."""
+    out = Terminal()
+    configure("info", is_json=False, stream=out)
+    write_info(get_logger("x"), "request", {"n": 1})
+    assert "request" in out.getvalue()
+    hidden = io.StringIO()
+    configure("warn", is_json=True, stream=hidden)
+    write_info(get_logger("x"), "request", {"n": 1})
+    assert hidden.getvalue() == ""
+
+
+@pytest.mark.parametrize("unix_us", [0, 1, 999_999, 1_700_000_000_000_000, 1_795_484_608_120_000])
+def test_the_time_is_that_of_datetime(unix_us: int) -> None:
+    """The fraction is left out where it is nought, and has six digits otherwise."""
+    told = UtcText()
+    for later_us in (0, 7, 1_000_000):
+        us = unix_us + later_us
+        at = datetime.fromtimestamp(0, UTC) + timedelta(microseconds=us)
+        assert told(us * 1000 + 999) == at.isoformat().replace("+00:00", "Z")

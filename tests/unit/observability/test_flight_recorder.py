@@ -56,6 +56,17 @@ def test_what_comes_out_is_what_went_in() -> None:
     assert len(flight.blocks) == 3
 
 
+def test_what_is_too_much_is_cut_off() -> None:
+    """The blocks of the longest prompts, and a number of attempts that nobody makes."""
+    recorder = FlightRecorder(1 << 20)
+    notes = noted(5.0, [1])
+    notes.sketch, notes.n_attempts = bytes(range(256)) * 400, 70_000
+    recorder.add(notes)
+    (flight,) = recorder.last()
+    assert (len(flight.blocks), flight.n_attempts) == (512, 65_535)
+    assert flight.request_id == "gnt-5"
+
+
 def test_what_is_not_known_stays_unknown() -> None:
     """A request that was refused: no pair, no tokens, no times of legs."""
     recorder = FlightRecorder(1 << 20)

@@ -108,3 +108,14 @@ def test_a_refused_retry_ends_in_its_last_phase() -> None:
     clock.then(1.0, notes.begin_attempt)
     clock.then(0.5, stamp(notes, "ended_s"))
     assert rounded(notes) == [("prepare", 0.1), ("retry", 1.1), ("end", 0.5)]
+
+
+def test_decode_without_prefill_is_connected_to() -> None:
+    """It is sent the request first: there is nothing that could be handed over."""
+    clock = Turned()
+    notes = Notes(clock)
+    notes.begin_attempt()
+    clock.then(0.1, lambda: notes.grant(PREFILL, DECODE, 1))
+    clock.then(0.2, lambda: notes.send_decode(DECODE))
+    clock.then(0.3, stamp(notes, "ended_s"))
+    assert rounded(notes) == [("queue", 0.1), ("connect", 0.2), ("end", 0.3)]
