@@ -187,6 +187,7 @@ class Places:
                 (full if worker.capacity_until_s > now_s else free).append(place)
         found = np.zeros(self._n_places, bool)
         found[free or full] = True
+        found.flags.writeable = False
         return found
 
     def states(self, now_s: float) -> list[RankState]:

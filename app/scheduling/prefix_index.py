@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
     Hashes = NDArray[np.uint64]
 
-N_WAYS = 8
+_WAY_BITS = 3
+N_WAYS = 1 << _WAY_BITS
 """Places where a block may be; the one unused longest makes room."""
 _WORD_BITS = 64
 _ADDS_A_TICK = 16
@@ -115,10 +116,10 @@ class PrefixIndex:
     def _n_given(self, holders: NDArray[np.uint64]) -> NDArray[np.int64]:
         """By rank, the leading blocks that it was given."""
         n_blocks = len(holders)
+        if holders.tobytes() == holders[0].tobytes() * n_blocks:
+            # As of a prompt that was given to each of its ranks as a whole.
+            return np.unpackbits(holders[0].view(np.uint8), bitorder="little") * np.int64(n_blocks)
         held = np.bitwise_and.accumulate(holders, axis=0)
-        if held[0].tobytes() == held[-1].tobytes():
-            # Bits are only ever lost on the way, so nothing was.
-            return np.unpackbits(held[0].view(np.uint8), bitorder="little") * np.int64(n_blocks)
         changes = held[1:] != held[:-1]
         is_change = changes[:, 0]
         for word in range(1, self._n_words):
@@ -184,17 +185,21 @@ class PrefixIndex:
         last = self._last
         if last is not None and last[0] is hashes:
             return last[1], last[2]
-        sets = (hashes % np.uint64(self._n_sets)).astype(np.int64)
+        sets = self._sets_of(hashes)
         same = self._sets.take(sets, axis=0) == hashes[:, None]
         places = same.ravel().nonzero()[0]
-        rows = places // N_WAYS
-        slots: NDArray[np.int64] = sets[rows] * N_WAYS + places % N_WAYS
+        rows = places >> _WAY_BITS
+        slots: NDArray[np.int64] = (sets.take(rows) << _WAY_BITS) + (places & (N_WAYS - 1))
         self._last = (hashes, slots, rows)
         return slots, rows
 
+    def _sets_of(self, hashes: Hashes) -> NDArray[np.int64]:
+        """The set of each hash; small numbers, so their sign does not matter."""
+        return (hashes % np.uint64(self._n_sets)).view(np.int64)
+
     def _place(self, hashes: Hashes) -> NDArray[np.int64]:
         """Gives each new hash the place used least recently among its own."""
-        first = (hashes % np.uint64(self._n_sets)).astype(np.int64) * N_WAYS
+        first = self._sets_of(hashes) << _WAY_BITS
         used = self._used[first[:, None] + self._ways]
         slots: NDArray[np.int64] = first + used.argmin(axis=1)
         ordered = np.sort(first)
