@@ -43,7 +43,7 @@ def registry(clock: Hand) -> Registry:
 async def test_workers_without_a_place_get_their_share(clock: Hand, registry: Registry) -> None:
     """The queue can feed half of them; the others get half of the requests, by the policy."""
     early = LocalScheduler(registry, LeastLoad(), LeastLoad(), clock)
-    queue = QueueScheduler(early, registry, clock, QueueLimits(poll_s=100.0, n_places=3))
+    queue = QueueScheduler(early, registry, clock, QueueLimits(poll_s=100.0, n_places=40))
     # The index rounds its places up to whole words.
     workers = made(registry, Role.PREFILL, 128)
     made(registry, Role.DECODE, 1)
