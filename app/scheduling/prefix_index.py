@@ -109,7 +109,7 @@ class PrefixIndex:
         blocks = self._blocks.take(slots, axis=0)
         if blocks.tobytes() == blocks[0].tobytes() * len(blocks):
             # As of a prompt that was given to each of its ranks as a whole.
-            n_given = self._bits(blocks[0, :-1]) * np.int64(len(blocks))
+            n_given = self._bits(blocks[0, :-1]).astype(np.int64) * len(blocks)
         else:
             n_given = self._n_given(np.ascontiguousarray(blocks[:, :-1]))
         used = blocks[:, -1]
@@ -117,7 +117,8 @@ class PrefixIndex:
             return n_given
         oldest = np.minimum.accumulate(used)
         n_fresh = len(slots) - np.searchsorted(oldest[::-1], self._horizons)
-        return np.minimum(n_given, n_fresh)
+        n_held: NDArray[np.int64] = np.minimum(n_given, n_fresh)
+        return n_held
 
     def _set_horizon(self, rank: int, tick: int) -> None:
         self._horizons[rank] = tick
@@ -209,7 +210,8 @@ class PrefixIndex:
 
     def _sets_of(self, hashes: Hashes) -> NDArray[np.int64]:
         """The set of each hash; small numbers, so their sign does not matter."""
-        return (hashes % np.uint64(self._n_sets)).view(np.int64)
+        sets: NDArray[np.int64] = (hashes % np.uint64(self._n_sets)).view(np.int64)
+        return sets
 
     def _place(self, hashes: Hashes) -> NDArray[np.int64]:
         """Gives each new hash the place used least recently among its own."""
