@@ -211,17 +211,20 @@ class Feeder:
     ) -> tuple[Waiting, int, float] | None:
         """The request that goes next, its place, and the wait there."""
         wait_s, rate, is_hungry = self._table.state(now_s, usable)
+        if len(self.queue) == 1 and not passed_over:
+            # As in an idle gateway: there is nothing to put in order.
+            alone_s = self.queue.uncached[0] / rate
+            own_cost = alone_s * WORK_WEIGHT
+            own_cost += wait_s
+            place = int(own_cost.argmin())
+            if not is_hungry[place] or own_cost[place] == np.inf:
+                return None
+            self._finish_s = alone_s + wait_s
+            return self.queue[0], place, float(wait_s[place])
         if not is_hungry.any():
             return None
         work_s = self.queue.uncached / rate
         cost = work_s * WORK_WEIGHT + wait_s
-        if len(cost) == 1 and not passed_over:
-            # As in an idle gateway: there is nothing to put in order.
-            place = int(cost.argmin())
-            if not is_hungry[place] or cost[0, place] == np.inf:
-                return None
-            self._finish_s = work_s[0] + wait_s
-            return self.queue[0], place, float(wait_s[place])
         best = cost.argmin(axis=1)
         rows = np.arange(len(best))
         # A place that may not take it costs infinitely much.

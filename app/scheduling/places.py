@@ -8,7 +8,6 @@ import numpy as np
 
 from app.scheduling.queue_parts import RankState
 from app.scheduling.rank_ledger import RankLedger
-from app.scheduling.usable import nobody_is_troubled
 from app.workers.states import State
 
 if TYPE_CHECKING:
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
     from app.scheduling.feeder import Feeder
     from app.scheduling.usable import UsableGroup
     from app.workers.rank_load import RankLoad
+    from app.workers.troubles import Troubles
     from app.workers.worker import Worker
 
 _STEP_TOKENS = 8192
@@ -50,10 +50,19 @@ class Places:
         n_places: Ranks that can be told apart.
         block_tokens: Tokens of a block of the prefix index.
         stale_s: Age at which a worker's word counts no more.
+        troubles: Those of the workers' registry.
     """
 
-    def __init__(self, feeder: Feeder, n_places: int, block_tokens: int, stale_s: float) -> None:
+    def __init__(
+        self,
+        feeder: Feeder,
+        n_places: int,
+        block_tokens: int,
+        stale_s: float,
+        troubles: Troubles,
+    ) -> None:
         self._feeder = feeder
+        self._troubles = troubles
         self._block_tokens = block_tokens
         self._stale_s = stale_s
         self._n_places = n_places
@@ -172,7 +181,7 @@ class Places:
 
         Not to be written to.
         """
-        if nobody_is_troubled(now_s):
+        if self._troubles.are_none(now_s):
             if self._ready is None:
                 self._ready = self._look(now_s)
             return self._ready
@@ -187,6 +196,7 @@ class Places:
                 (full if worker.capacity_until_s > now_s else free).append(place)
         found = np.zeros(self._n_places, bool)
         found[free or full] = True
+        found.flags.writeable = False
         return found
 
     def states(self, now_s: float) -> list[RankState]:

@@ -17,9 +17,12 @@ if TYPE_CHECKING:
 
     Hashes = NDArray[np.uint64]
 
-N_WAYS = 8
+_WAY_BITS = 3
+N_WAYS = 1 << _WAY_BITS
 """Places where a block may be; the one unused longest makes room."""
-_WORD_BITS = 64
+_WORD_BITS, _WORD_BYTES = 32, 4
+_LINE_BYTES = 64
+"""What memory hands over at a time. A set of hashes is one line, not halves of two."""
 _ADDS_A_TICK = 16
 """So the clock's 32 bits last for two years of a thousand requests a second."""
 _NO_SLOTS = np.empty(0, np.int64)
@@ -43,8 +46,9 @@ class PrefixIndex:
     """
 
     def __init__(self, max_bytes: int, n_ranks: int = 64) -> None:
-        self._n_words = max(1, -(-n_ranks // _WORD_BITS))
-        self.bytes_per_block = 8 + 4 + 8 * self._n_words
+        # One word more than for the ranks: when the block was used last.
+        self._n_words = max(1, -(-n_ranks // _WORD_BITS)) + 1
+        self.bytes_per_block = 8 + _WORD_BYTES * self._n_words
         n_sets = max_bytes // (self.bytes_per_block * N_WAYS)
         if n_sets < 1:
             raise ValueError(f"{max_bytes} bytes hold no prefix index.")
@@ -52,15 +56,17 @@ class PrefixIndex:
         n_slots = self._n_sets * N_WAYS
         # Filled, not only asked for: the first touch of so much memory stops a process for long
         # (0.6 s seen for 400 MB), and it would be in the middle of a request.
-        self._hashes = np.full(n_slots, 0, np.uint64)
+        table = np.full(n_slots + _LINE_BYTES // 8, 0, np.uint64)
+        start = -table.ctypes.data % _LINE_BYTES // 8
+        self._hashes = table[start : start + n_slots]
         self._sets = self._hashes.reshape(-1, N_WAYS)
-        self._holders = np.full((n_slots, self._n_words), 0, np.uint64)
-        self._used = np.full(n_slots, 0, np.uint32)
+        # Who holds it, a bit a rank, and the time of its last use: looked at together.
+        self._blocks = np.full((n_slots, self._n_words), 0, np.uint32)
         self._tick = 1
         self._n_adds = 0
         self._ways = np.arange(N_WAYS, dtype=np.int64)
         self._newest_horizon = 0
-        self._horizons = np.zeros(self._n_words * _WORD_BITS, np.uint32)
+        self._horizons = np.zeros((self._n_words - 1) * _WORD_BITS, np.uint32)
         self._evictions: dict[int, _Evictions] = {}
         self._last: tuple[Hashes, NDArray[np.int64], NDArray[np.int64]] | None = None
 
@@ -100,33 +106,41 @@ class PrefixIndex:
             return np.zeros(self.n_places, np.int64)
         # A block that was evicted ends the prefix, whatever lies behind it: so of each rank the
         # blocks count up to the first that it was not given, and up to the first that is too old.
-        n_given = self._n_given(self._holders.take(slots, axis=0))
-        used = self._used.take(slots)
+        blocks = self._blocks.take(slots, axis=0)
+        if blocks.tobytes() == blocks[0].tobytes() * len(blocks):
+            # As of a prompt that was given to each of its ranks as a whole.
+            n_given = self._bits(blocks[0, :-1]).astype(np.int64) * len(blocks)
+        else:
+            n_given = self._n_given(np.ascontiguousarray(blocks[:, :-1]))
+        used = blocks[:, -1]
         if used.min() >= self._newest_horizon:
             return n_given
         oldest = np.minimum.accumulate(used)
         n_fresh = len(slots) - np.searchsorted(oldest[::-1], self._horizons)
-        return np.minimum(n_given, n_fresh)
+        n_held: NDArray[np.int64] = np.minimum(n_given, n_fresh)
+        return n_held
 
     def _set_horizon(self, rank: int, tick: int) -> None:
         self._horizons[rank] = tick
         self._newest_horizon = max(self._newest_horizon, tick)
 
-    def _n_given(self, holders: NDArray[np.uint64]) -> NDArray[np.int64]:
+    def _n_given(self, holders: NDArray[np.uint32]) -> NDArray[np.int64]:
         """By rank, the leading blocks that it was given."""
         n_blocks = len(holders)
         held = np.bitwise_and.accumulate(holders, axis=0)
         if held[0].tobytes() == held[-1].tobytes():
             # Bits are only ever lost on the way, so nothing was.
-            return np.unpackbits(held[0].view(np.uint8), bitorder="little") * np.int64(n_blocks)
-        changes = held[1:] != held[:-1]
-        is_change = changes[:, 0]
-        for word in range(1, self._n_words):
-            is_change = is_change | changes[:, word]
+            return self._bits(held[0]) * np.int64(n_blocks)
+        is_change = (held[1:] != held[:-1]).any(axis=1)
         edges = np.concatenate(([0], np.flatnonzero(is_change) + 1, [n_blocks]))
-        bits = np.unpackbits(held[edges[:-1]].view(np.uint8), axis=1, bitorder="little")
+        bits = self._bits(held[edges[:-1]])
         n_given: NDArray[np.int64] = (edges[1:] - edges[:-1]) @ bits.astype(np.int64)
         return n_given
+
+    @staticmethod
+    def _bits(holders: NDArray[np.uint32]) -> NDArray[np.uint8]:
+        """One number for each place of a rank, 1 where it holds the block."""
+        return np.unpackbits(holders.view(np.uint8), axis=-1, bitorder="little")
 
     def add(self, rank: int, hashes: Hashes) -> None:
         """Notes that a rank was given a prompt of these blocks."""
@@ -146,11 +160,13 @@ class PrefixIndex:
             is_ours = self._hashes[slots] == hashes
             slots = slots[is_ours]
         word, bit = divmod(rank, _WORD_BITS)
-        mask = np.uint64(1 << bit)
-        is_new = (self._holders[slots, word] & mask) == 0
-        is_new |= self._used[slots] < self._horizons[rank]
-        self._holders[slots, word] |= mask
-        self._used[slots] = self._tick
+        mask = np.uint32(1 << bit)
+        blocks = self._blocks.take(slots, axis=0)
+        is_new = (blocks[:, word] & mask) == 0
+        is_new |= blocks[:, -1] < self._horizons[rank]
+        blocks[:, word] |= mask
+        blocks[:, -1] = self._tick
+        self._blocks[slots] = blocks
         self._set_horizon(rank, self._evictions[rank].note(int(is_new.sum()), self._tick))
 
     def forget(self, rank: int) -> None:
@@ -184,18 +200,23 @@ class PrefixIndex:
         last = self._last
         if last is not None and last[0] is hashes:
             return last[1], last[2]
-        sets = (hashes % np.uint64(self._n_sets)).astype(np.int64)
+        sets = self._sets_of(hashes)
         same = self._sets.take(sets, axis=0) == hashes[:, None]
         places = same.ravel().nonzero()[0]
-        rows = places // N_WAYS
-        slots: NDArray[np.int64] = sets[rows] * N_WAYS + places % N_WAYS
+        rows = places >> _WAY_BITS
+        slots: NDArray[np.int64] = (sets.take(rows) << _WAY_BITS) + (places & (N_WAYS - 1))
         self._last = (hashes, slots, rows)
         return slots, rows
 
+    def _sets_of(self, hashes: Hashes) -> NDArray[np.int64]:
+        """The set of each hash; small numbers, so their sign does not matter."""
+        sets: NDArray[np.int64] = (hashes % np.uint64(self._n_sets)).view(np.int64)
+        return sets
+
     def _place(self, hashes: Hashes) -> NDArray[np.int64]:
         """Gives each new hash the place used least recently among its own."""
-        first = (hashes % np.uint64(self._n_sets)).astype(np.int64) * N_WAYS
-        used = self._used[first[:, None] + self._ways]
+        first = self._sets_of(hashes) << _WAY_BITS
+        used = self._blocks[first[:, None] + self._ways, -1]
         slots: NDArray[np.int64] = first + used.argmin(axis=1)
         ordered = np.sort(first)
         if (ordered[1:] == ordered[:-1]).any():
@@ -210,7 +231,7 @@ class PrefixIndex:
             oldest = np.argsort(used[more], axis=1)
             slots[more] = first[more] + oldest[np.arange(len(more)), turn[more] % N_WAYS]
         self._hashes[slots] = hashes
-        self._holders[slots] = 0
+        self._blocks[slots, :-1] = 0
         self._last = None
         return slots
 

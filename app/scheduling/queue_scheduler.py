@@ -80,9 +80,8 @@ class QueueScheduler:
         index = PrefixIndex(self._limits.index_bytes, self._limits.n_places)
         kv = KvView(self._limits.kv_bytes) if self._limits.kv_bytes else None
         self._feeder = Feeder(index, BLOCK_TOKENS, kv)
-        self._places = Places(
-            self._feeder, index.n_places, BLOCK_TOKENS, self._limits.poll_s * _STALE_POLLS
-        )
+        stale_s, n = self._limits.poll_s * _STALE_POLLS, index.n_places
+        self._places = Places(self._feeder, n, BLOCK_TOKENS, stale_s, registry.troubles)
         self.kv = None if kv is None else KvIntake(self._feeder, self._places, kv)
         self._unplaced = Unplaced()
         self._room = DecodeRoom()

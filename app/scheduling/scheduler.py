@@ -132,14 +132,14 @@ class LocalScheduler:
             NoPairAvailable: No prefill or no decode worker can take it now.
         """
         table = self._fresh_table()
-        now_s = self._now_s()
+        now_s, troubles = self._now_s(), self._registry.troubles
         model = ask.facts.model
         if model is not None:
-            found = usable_groups(table.groups(model), ask.excluded, now_s)
+            found = usable_groups(table.groups(model), ask.excluded, now_s, troubles)
         else:
             found = []
             for groups in table.choices():
-                found = usable_groups(groups, ask.excluded, now_s)
+                found = usable_groups(groups, ask.excluded, now_s, troubles)
                 if found:
                     break
         if not found:
@@ -217,7 +217,8 @@ class LocalScheduler:
         may_stay = pair.decode.id not in excluded and pair.decode.state is not State.GONE
         if may_stay and pair.decode_trial is not None:
             return
-        found = usable(table.partners(pair.prefill, model), excluded, now_s)
+        partners = table.partners(pair.prefill, model)
+        found = usable(partners, excluded, now_s, self._registry.troubles)
         if not found:
             if may_stay:
                 return
@@ -244,7 +245,7 @@ class LocalScheduler:
         """
         table, own = self._fresh_table(), grant.pair.decode
         partners = table.partners(grant.pair.prefill, grant.ask.facts.model)
-        found = usable(partners, frozenset(), self._now_s())
+        found = usable(partners, frozenset(), self._now_s(), self._registry.troubles)
         others = [worker for worker in found if worker is not own]
         return [own, *others] if own in found else [*others, own]
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from app.scheduling.grant import Ask, Grant
     from app.scheduling.pairing import PairGroup, PairTable
     from app.workers.registry import Snapshot
+    from app.workers.troubles import Troubles
     from app.workers.worker import Worker
 
     Tell = Callable[[str, bool], None]
@@ -95,17 +96,17 @@ class SoloChooser:
             self._look(table.snapshot)
         if self._is_idle:
             return None
-        now_s = self._now_s()
+        now_s, troubles = self._now_s(), table.snapshot.troubles
         model = ask.facts.model
         groups = table.groups(model) if model is not None else sum(table.choices(), ())
         regulars = table.snapshot.candidates(Role.REGULAR, model)
         if failure is None and groups:
             if self._missing:
                 self._look_for_prefill(ask, table, groups, now_s)
-            if not regulars or not _are_full(groups, ask.excluded, now_s):
-                return self._skip(ask, now_s)
+            if not regulars or not _are_full(groups, ask.excluded, now_s, troubles):
+                return self._skip(ask, now_s, troubles)
             regulars = tuple(worker for worker in regulars if not worker.is_full(now_s))
-        if found := usable(regulars, ask.excluded, now_s):
+        if found := usable(regulars, ask.excluded, now_s, troubles):
             return self._grant(ask, self.slot.choose(found, ask.facts), Why.NO_PAIR)
         if isinstance(failure, NoPairAvailable) or (failure is None and not groups):
             return self._without_prefill(ask, table.snapshot, failure, now_s)
@@ -136,7 +137,7 @@ class SoloChooser:
         )
         self._is_idle = not has_able and not self._decodes_alone
 
-    def _skip(self, ask: Ask, now_s: float) -> SoloGrant | None:
+    def _skip(self, ask: Ask, now_s: float, troubles: Troubles) -> SoloGrant | None:
         """Choose for a request that a pair could take, too."""
         if self._cached is None:
             return None
@@ -144,7 +145,7 @@ class SoloChooser:
         able = self._able_workers(facts.model)
         ready = [
             worker
-            for worker in usable(able, ask.excluded, now_s)
+            for worker in usable(able, ask.excluded, now_s, troubles)
             if not worker.is_full(now_s) and self._gate.is_open(worker)
         ]
         if not ready:
@@ -179,7 +180,8 @@ class SoloChooser:
         if not self._decodes_alone:
             return None
         model = ask.facts.model
-        decodes = usable(snapshot.candidates(Role.DECODE, model), ask.excluded, now_s)
+        named = snapshot.candidates(Role.DECODE, model)
+        decodes = usable(named, ask.excluded, now_s, snapshot.troubles)
         able = [worker for worker in decodes if worker.spec.engine is Engine.VLLM]
         if able:
             key = model if model is not None and model in snapshot.model_ids() else ""
@@ -203,7 +205,7 @@ class SoloChooser:
         key = model if model is not None and model in table.snapshot.model_ids() else ""
         if key not in self._missing:
             return
-        if usable_groups(groups, ask.excluded, now_s):
+        if usable_groups(groups, ask.excluded, now_s, table.snapshot.troubles):
             self._missing.discard(key)
             self._tell(key, False)
 
@@ -217,9 +219,11 @@ class SoloChooser:
         return SoloGrant(ask, Solo(worker, why, rank, trial), Lease(worker, rank), choice)
 
 
-def _are_full(groups: Sequence[PairGroup], excluded: frozenset[str], now_s: float) -> bool:
+def _are_full(
+    groups: Sequence[PairGroup], excluded: frozenset[str], now_s: float, troubles: Troubles
+) -> bool:
     """Whether there are pairs, and each has a half that said that it is full."""
-    found = usable_groups(groups, excluded, now_s)
+    found = usable_groups(groups, excluded, now_s, troubles)
     # Full workers are only named where there are no others.
     return bool(found) and all(
         prefills[0].is_full(now_s) or decodes[0].is_full(now_s) for prefills, decodes in found

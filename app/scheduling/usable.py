@@ -4,33 +4,34 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeAlias
 
-from app.workers.breaker import NOT_CLOSED
-from app.workers.worker import Worker
-
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from app.scheduling.pairing import PairGroup
+    from app.workers.troubles import Troubles
+    from app.workers.worker import Worker
 
 UsableGroup: TypeAlias = "tuple[Sequence[Worker], Sequence[Worker]]"
 """Prefill workers and decode workers that fit each other; neither is empty."""
 
 
 def usable_groups(
-    groups: Sequence[PairGroup], excluded: frozenset[str], now_s: float
+    groups: Sequence[PairGroup], excluded: frozenset[str], now_s: float, troubles: Troubles
 ) -> list[UsableGroup]:
     """Return what may be used of some groups, without those of which a role has nothing."""
     found: list[UsableGroup] = []
     for group in groups:
-        prefills = usable(group.prefills, excluded, now_s)
+        prefills = usable(group.prefills, excluded, now_s, troubles)
         if prefills:
-            decodes = usable(group.decodes, excluded, now_s)
+            decodes = usable(group.decodes, excluded, now_s, troubles)
             if decodes:
                 found.append((prefills, decodes))
     return found
 
 
-def usable(workers: Sequence[Worker], excluded: frozenset[str], now_s: float) -> Sequence[Worker]:
+def usable(
+    workers: Sequence[Worker], excluded: frozenset[str], now_s: float, troubles: Troubles
+) -> Sequence[Worker]:
     """Return the workers that may be used now; full ones only if there is no other.
 
     Args:
@@ -38,8 +39,9 @@ def usable(workers: Sequence[Worker], excluded: frozenset[str], now_s: float) ->
             what was worked out for them can be found again.
         excluded: Ids of those that are left out.
         now_s: The time of the breakers' clock.
+        troubles: Those of the workers' registry.
     """
-    if not excluded and nobody_is_troubled(now_s):
+    if not excluded and troubles.are_none(now_s):
         return workers
     found: list[Worker] = []
     full: list[Worker] = []
@@ -50,11 +52,3 @@ def usable(workers: Sequence[Worker], excluded: frozenset[str], now_s: float) ->
     if len(found) == len(workers):
         return workers
     return found or full
-
-
-def nobody_is_troubled(now_s: float) -> bool:
-    """Whether no worker of this process has a breaker that is not closed, or is full.
-
-    So it is nearly always, and a fleet of a thousand need not be gone through for a request.
-    """
-    return not NOT_CLOSED and Worker.latest_full_s <= now_s

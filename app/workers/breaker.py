@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections import deque
 from typing import TYPE_CHECKING, Literal
-from weakref import WeakSet
+
+from app.workers.troubles import Troubles
 
 if TYPE_CHECKING:
     from app.clock import Clock
@@ -14,10 +15,6 @@ BreakerState = Literal["closed", "open", "half_open"]
 
 TRIAL_PLACE_S = 10.0
 """So long a trial without an outcome keeps others out; it may be a stream of an hour."""
-
-
-NOT_CLOSED: WeakSet[Breaker] = WeakSet()
-"""Those of this process. Empty nearly always: then no fleet has to be gone through for them."""
 
 
 class Trial:
@@ -65,7 +62,6 @@ class Breaker:
     """
 
     __slots__ = (
-        "__weakref__",
         "_failure_share",
         "_failures",
         "_is_disabled",
@@ -76,6 +72,7 @@ class Breaker:
         "_opened_s",
         "_success_threshold",
         "_trials",
+        "_troubles",
         "_window_s",
         "failure_threshold",
         "is_closed",
@@ -110,6 +107,7 @@ class Breaker:
         self._opened_s = 0.0
         self._n_good_trials = 0
         self._trials: set[Trial] = set()
+        self._troubles = Troubles()
         self.is_closed = True
         """True nearly always; read before ``allows`` where every call counts."""
 
@@ -196,9 +194,13 @@ class Breaker:
 
     def reset(self) -> None:
         """Close it and forget everything, as for a worker that was started anew."""
-        self.is_closed = True
-        NOT_CLOSED.discard(self)
-        self._forget()
+        self._become(is_closed=True)
+
+    def join(self, troubles: Troubles) -> None:
+        """Tell its trouble there from now on, and no longer where it did."""
+        self._troubles.forget_breaker(self)
+        self._troubles = troubles
+        troubles.note_breaker(self)
 
     @property
     def opened_s(self) -> float:
@@ -208,17 +210,17 @@ class Breaker:
     def take_over(self, *, is_closed: bool, opened_s: float) -> None:
         """Make it what another process's breaker of the same worker is."""
         if is_closed != self.is_closed or opened_s != (0.0 if is_closed else self._opened_s):
-            self.is_closed = is_closed
             self._opened_s = opened_s
-            self._forget()
+            self._become(is_closed=is_closed)
 
     def _open(self, now_s: float) -> None:
-        self.is_closed = False
-        NOT_CLOSED.add(self)
         self._opened_s = now_s
-        self._forget()
+        self._become(is_closed=False)
 
-    def _forget(self) -> None:
+    def _become(self, *, is_closed: bool) -> None:
+        """Be open or closed, and forget what was counted until now."""
+        self.is_closed = is_closed
+        self._troubles.note_breaker(self)
         self._failures.clear()
         self._n_good = 0
         self._n_good_trials = 0

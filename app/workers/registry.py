@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from app.workers.breaker import Breaker
 from app.workers.states import State, check_move, step
+from app.workers.troubles import Troubles
 from app.workers.urls import Identity, overlap, url_identity
 from app.workers.worker import Role, Worker
 
@@ -36,12 +37,17 @@ class Snapshot:
     """All workers as they stood at one change; nothing in it changes afterwards.
 
     Breakers and capacity back-off are live and are no part of it.
+
+    Args:
+        workers: The workers.
+        troubles: Where they tell that they are in trouble now, which is live, too.
     """
 
-    __slots__ = ("_by_model", "_known", "_model_ids", "_ready", "_wildcards", "workers")
+    __slots__ = ("_by_model", "_known", "_model_ids", "_ready", "_wildcards", "troubles", "workers")
 
-    def __init__(self, workers: tuple[Worker, ...] = ()) -> None:
+    def __init__(self, workers: tuple[Worker, ...], troubles: Troubles) -> None:
         self.workers = workers
+        self.troubles = troubles
         # Everything is worked out here, so that asking is a dict lookup and a client that
         # makes up model names cannot make anything grow.
         ready = [worker for worker in workers if worker.state is State.READY]
@@ -88,6 +94,9 @@ class Registry:
     Args:
         now_s: Clock in seconds, handed on to the workers.
         make_breaker: Makes the breaker of a new worker.
+
+    Attributes:
+        troubles: Whether any of the workers has an open breaker or is full.
     """
 
     def __init__(
@@ -101,7 +110,8 @@ class Registry:
         self._ids_by_url: dict[Identity, str] = {}
         self._removed: dict[str, str] = {}
         self._listeners: list[Listener] = []
-        self._snapshot = Snapshot()
+        self.troubles = Troubles()
+        self._snapshot = Snapshot((), self.troubles)
 
     def snapshot(self) -> Snapshot:
         """Return the workers as of the last change; the same object until the next."""
@@ -148,6 +158,7 @@ class Registry:
         if taken is not None:
             raise DuplicateWorker(spec.address, self._workers[taken])
         worker = self._make(spec)
+        worker.join(self.troubles)
         self._workers[spec.id] = worker
         self._ids_by_url[identity] = spec.id
         self._changed("added", worker)
@@ -190,6 +201,8 @@ class Registry:
         if len(self._removed) >= N_REMEMBERED:
             del self._removed[next(iter(self._removed))]
         self._removed[worker_id] = reason
+        # What still runs on it may yet fail; that troubles nobody here.
+        worker.join(Troubles())
         self._enter(worker, State.GONE, reason)
         self._changed("removed", worker)
         return worker
@@ -245,5 +258,5 @@ class Registry:
         worker.state_since_s = self._now_s()
 
     def _changed(self, event: str, worker: Worker) -> None:
-        self._snapshot = Snapshot(tuple(self._workers.values()))
+        self._snapshot = Snapshot(tuple(self._workers.values()), self.troubles)
         self.announce(event, worker)

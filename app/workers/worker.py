@@ -6,11 +6,12 @@ import time
 import uuid
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from app.workers.breaker import Breaker
 from app.workers.probe_rules import NO_OVERRIDES, ProbeOverrides, ProbeRecord
 from app.workers.states import State
+from app.workers.troubles import Troubles
 from app.workers.urls import host_of, normalise_url, split_rank, with_rank
 
 if TYPE_CHECKING:
@@ -169,10 +170,8 @@ class Worker:
         "state",
         "state_reason",
         "state_since_s",
+        "troubles",
     )
-
-    latest_full_s: ClassVar[float] = 0.0
-    """Until then some worker of this process may be full; after it none has to be looked at."""
 
     def __init__(
         self, spec: WorkerSpec, breaker: Breaker | None = None, now_s: Clock = time.monotonic
@@ -208,6 +207,8 @@ class Worker:
         """Failed probes in a row."""
         self.n_successes = 0
         """Good probes in a row."""
+        self.troubles = Troubles()
+        """Where its own are told: the registry's while it is registered."""
         self.prefix_view = ""
         """How well its prefix caches are known; empty: nobody listens to its KV events."""
 
@@ -261,5 +262,15 @@ class Worker:
 
     def back_off(self, until_s: float) -> None:
         """Use it last until then; an earlier, longer back-off stays."""
-        self.capacity_until_s = max(self.capacity_until_s, until_s)
-        Worker.latest_full_s = max(Worker.latest_full_s, until_s)
+        self.set_full_until(max(self.capacity_until_s, until_s))
+
+    def set_full_until(self, until_s: float) -> None:
+        """Use it last until then and no longer."""
+        self.capacity_until_s = until_s
+        self.troubles.note_full(until_s)
+
+    def join(self, troubles: Troubles) -> None:
+        """Tell its troubles there from now on."""
+        self.troubles = troubles
+        self.breaker.join(troubles)
+        troubles.note_full(self.capacity_until_s)

@@ -113,7 +113,7 @@ class Fleet:
         return flags
 
     def work(self) -> list[tuple[float, int]]:
-        """Busy seconds of the fleet's clock and computed tokens of each prefill worker that lives."""
+        """Busy seconds (of the fleet) and computed tokens of each prefill worker that lives."""
         found = []
         for port in self.prefills:
             with (

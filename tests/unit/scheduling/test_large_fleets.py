@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Sequence
 
 import pytest
 
+from app.cluster.worker_copy import pulse_of, take_pulse
 from app.policies.least_load import LeastLoad
 from app.scheduling.decode_room import DecodeRoom
 from app.scheduling.queue_parts import QueueLimits
@@ -43,7 +45,7 @@ def registry(clock: Hand) -> Registry:
 async def test_workers_without_a_place_get_their_share(clock: Hand, registry: Registry) -> None:
     """The queue can feed half of them; the others get half of the requests, by the policy."""
     early = LocalScheduler(registry, LeastLoad(), LeastLoad(), clock)
-    queue = QueueScheduler(early, registry, clock, QueueLimits(poll_s=100.0, n_places=3))
+    queue = QueueScheduler(early, registry, clock, QueueLimits(poll_s=100.0, n_places=40))
     # The index rounds its places up to whole words.
     workers = made(registry, Role.PREFILL, 128)
     made(registry, Role.DECODE, 1)
@@ -61,20 +63,64 @@ async def test_workers_without_a_place_get_their_share(clock: Hand, registry: Re
 
 def test_untroubled_workers_are_not_copied(clock: Hand, registry: Registry) -> None:
     workers = tuple(made(registry, Role.PREFILL, 3))
-    assert usable(workers, frozenset(), clock()) is workers
+    assert usable(workers, frozenset(), clock(), registry.troubles) is workers
 
 
 def test_an_open_breaker_and_a_full_worker_are_seen(clock: Hand, registry: Registry) -> None:
     workers = tuple(made(registry, Role.PREFILL, 3))
-    for _ in range(workers[0].breaker.failure_threshold):
-        workers[0].breaker.record_failure()
-    assert list(usable(workers, frozenset(), clock())) == [workers[1], workers[2]]
+
+    def found() -> Sequence[Worker]:
+        return usable(workers, frozenset(), clock(), registry.troubles)
+
+    _open(workers[0])
+    assert list(found()) == [workers[1], workers[2]]
     workers[0].breaker.reset()
-    assert usable(workers, frozenset(), clock()) is workers
+    assert found() is workers
     workers[1].back_off(clock() + 5)
-    assert list(usable(workers, frozenset(), clock())) == [workers[0], workers[2]]
+    assert list(found()) == [workers[0], workers[2]]
     clock.s += 6
-    assert usable(workers, frozenset(), clock()) is workers
+    assert found() is workers
+
+
+def test_troubles_are_those_of_one_registry(clock: Hand, registry: Registry) -> None:
+    """Neither another registry's count, nor those of a worker that was removed."""
+    (worker,) = made(registry, Role.PREFILL, 1)
+    other = Registry(clock)
+    (far,) = made(other, Role.PREFILL, 1)
+    _open(far)
+    far.back_off(clock() + 5)
+    assert registry.troubles.are_none(clock())
+    assert not other.troubles.are_none(clock())
+    clock.s += 6
+    assert not other.troubles.are_none(clock())
+    other.remove(far.id)
+    assert other.troubles.are_none(clock())
+    registry.remove(worker.id)
+    _open(worker)
+    worker.back_off(clock() + 5)
+    assert registry.troubles.are_none(clock())
+
+
+def test_a_copied_worker_is_in_trouble_as_its_own_is(clock: Hand, registry: Registry) -> None:
+    """What a pipe follows of the brain's workers counts when it has to choose by itself."""
+    (worker,) = made(registry, Role.PREFILL, 1)
+    _open(worker)
+    pulse = pulse_of(worker)
+    mirror = Registry(clock)
+    (copied,) = made(mirror, Role.PREFILL, 1)
+    take_pulse(copied, pulse)
+    assert not mirror.troubles.are_none(clock())
+    worker.breaker.reset()
+    take_pulse(copied, pulse_of(worker))
+    assert mirror.troubles.are_none(clock())
+    worker.back_off(clock() + 5)
+    take_pulse(copied, pulse_of(worker))
+    assert not mirror.troubles.are_none(clock())
+
+
+def _open(worker: Worker) -> None:
+    for _ in range(worker.breaker.failure_threshold):
+        worker.breaker.record_failure()
 
 
 async def test_the_queue_sees_a_breaker_that_opens_while_requests_wait(

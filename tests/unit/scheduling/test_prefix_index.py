@@ -91,7 +91,7 @@ def test_forgets_a_rank_and_its_place_is_clean_for_the_next() -> None:
 
 
 def test_a_full_table_keeps_what_was_used_last() -> None:
-    index = PrefixIndex(64 * 20, 2)
+    index = PrefixIndex(64 * 16, 2)
     index.add_rank(0, 10**6)
     assert index.n_slots == 64
     for block in range(2000):
@@ -102,7 +102,7 @@ def test_a_full_table_keeps_what_was_used_last() -> None:
 
 
 def test_a_prompt_longer_than_the_table_is_no_trouble() -> None:
-    index = PrefixIndex(64 * 20, 2)
+    index = PrefixIndex(64 * 16, 2)
     index.add_rank(0, 10**6)
     index.add(0, chain(*range(1000)))
     assert 0 <= known(index, *range(1000))[0] <= 64
