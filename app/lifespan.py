@@ -55,6 +55,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
             ("load watch", gateway.load_watch),
             ("KV events", gateway.kv_watch),
             ("discovery", gateway.discovery),
+            ("shared state", gateway.state),
         ):
             if part is not None:
                 others.append(loops.create_task(_keep_running(name, part.run, log)))
@@ -82,6 +83,8 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
 async def _bring_workers(gateway: Gateway, stack: AsyncExitStack) -> None:
     """Registers the start-up workers, or joins the other processes and has theirs."""
     seat, specs = gateway.seat, worker_specs(gateway.settings)
+    if gateway.state is not None:
+        specs = tuple(await gateway.state.at_start(specs))
     if seat is None:
         for spec in specs:
             gateway.registry.add(spec)

@@ -47,9 +47,11 @@ async def readiness(gateway: GatewayParts) -> JSONResponse:
     else:
         workers = gateway.registry.workers()
         n_ready = sum(worker.state is State.READY for worker in workers)
-        return JSONResponse(
-            {"status": "ready", "healthy_workers": n_ready, "total_workers": len(workers)}
-        )
+        told = {"status": "ready", "healthy_workers": n_ready, "total_workers": len(workers)}
+        if gateway.state is not None:
+            # It serves without; whoever watches should know all the same.
+            told["shared_state"] = "ok" if gateway.state.is_up else "away"
+        return JSONResponse(told)
     return JSONResponse({"status": "not ready", "reason": reason}, status_code=503)
 
 

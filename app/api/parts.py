@@ -23,6 +23,7 @@ from app.workers.drain import Drain
 from app.workers.health import HealthLoop
 from app.workers.registry import Registry
 from app.workers.url_guard import UrlGuard
+from app.workers.worker import Worker
 
 
 @dataclass(slots=True)
@@ -52,6 +53,28 @@ class Sight(Protocol):
 
     async def live(self, window_s: float) -> dict[str, Any]:
         """Returns the last minutes as one JSON-able object."""
+
+
+class Told(Protocol):
+    """Who tells other gateways what was changed over REST."""
+
+    def changed(self, worker: Worker) -> None:
+        """A worker was added, or is another one now."""
+
+    def removed(self, worker: Worker, timeout_s: float | None, *, is_forced: bool) -> None:
+        """A worker is to go."""
+
+
+class Shared(Protocol):
+    """What is shared with other gateways."""
+
+    @property
+    def is_up(self) -> bool:
+        """It is reached."""
+
+    @property
+    def workers(self) -> Told | None:
+        """The workers, where this process keeps them."""
 
 
 class Parts(Protocol):
@@ -108,6 +131,10 @@ class Parts(Protocol):
     @property
     def url_guard(self) -> UrlGuard:
         """Which worker URLs may come over the network."""
+
+    @property
+    def state(self) -> Shared | None:
+        """What is shared with other gateways."""
 
     @property
     def life(self) -> Life:

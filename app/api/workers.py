@@ -14,6 +14,7 @@ from app.api.parts import GatewayParts, Parts
 from app.api.problem import invalid_request
 from app.api.worker_changes import patched, replaced
 from app.api.worker_schemas import EXAMPLE, Accepted, WorkerList, WorkerView
+from app.api.worker_sharing import tell_changed, tell_removed
 from app.api.worker_states import Moment
 from app.api.worker_urls import guard_url
 from app.api.worker_views import NewWorker, list_view, to_spec, view
@@ -99,6 +100,7 @@ async def add_worker(request: Request, gateway: GatewayParts) -> JSONResponse:
         gateway.registry.add(spec)
     except DuplicateWorker as exc:
         raise WorkerExists(f"{exc} Its state is {exc.state}.", param="url") from exc
+    tell_changed(gateway, spec.id)
     location = f"/workers/{spec.id}"
     return JSONResponse(
         {
@@ -184,6 +186,7 @@ async def remove_worker(
         return _accepted(worker_id, f"The worker was removed: {why}.")
     worker = _find(gateway, worker_id)
     gateway.drain.start(worker, "asked by DELETE /workers", timeout_s=timeout_s, is_forced=force)
+    tell_removed(gateway, worker, timeout_s, is_forced=force)
     if worker.state is State.GONE:
         return _accepted(worker_id, "The worker had not joined yet, and is removed.")
     n_left = worker.n_leases + worker.n_held
@@ -195,6 +198,7 @@ async def remove_worker(
 
 def _apply(gateway: Parts, worker: Worker, spec: WorkerSpec, *, is_asked: bool) -> dict[str, Any]:
     gateway.registry.set_spec(worker, spec)
+    tell_changed(gateway, worker.id)
     if is_asked:
         gateway.health.register_anew(worker)
     return _accepted(worker.id, "The worker is changed.")

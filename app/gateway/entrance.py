@@ -12,6 +12,7 @@ from app.middleware.key_file import KeyFile, load_key_file
 from app.middleware.key_ring import KeyRing
 from app.middleware.keys import MAX_KEYS, KeyFault
 from app.middleware.rate_limit import RateLimit
+from app.middleware.shared_rate import SharedRateLimit
 from app.observability.log import get_logger
 from app.settings import Settings, SettingsError, flag_name
 
@@ -66,6 +67,7 @@ def build_entrance(settings: Settings, now_s: Clock) -> Entrance:
     n_descriptors = _raise_descriptor_limit()
     n_possible = max(1, (n_descriptors - DESCRIPTORS_RESERVED) // DESCRIPTORS_PER_REQUEST)
     asked = settings.max_concurrent_requests
+    rate_limit = RateLimit if settings.state_url is None else SharedRateLimit
     return Entrance(
         keys,
         KeyFile(path, keys, mark) if path else None,
@@ -73,8 +75,8 @@ def build_entrance(settings: Settings, now_s: Clock) -> Entrance:
             max_in_flight=min(MAX_AUTOMATIC, n_possible) if asked < 0 else asked,
             max_body_bytes=settings.max_bodies_size,
         ),
-        RateLimit(key_rate, burst, max_buckets=MAX_KEYS, now_s=now_s) if key_rate else None,
-        RateLimit(total_rate, max(1.0, total_rate), max_buckets=1, now_s=now_s)
+        rate_limit(key_rate, burst, max_buckets=MAX_KEYS, now_s=now_s) if key_rate else None,
+        rate_limit(total_rate, max(1.0, total_rate), max_buckets=1, now_s=now_s)
         if total_rate
         else None,
         n_possible,

@@ -32,6 +32,7 @@ from app.gateway.observing import build_flight_file, build_metrics
 from app.gateway.registry import build_registry
 from app.gateway.scheduling import build_scheduler
 from app.gateway.sight import Sight
+from app.gateway.state import SharedState, build_state
 from app.gateway.tls import worker_tls
 from app.gateway.tracing import build_tracing
 from app.observability.flight_file import FlightFile
@@ -87,6 +88,7 @@ class Gateway:
     followed: list[FollowedFiles]
     """Keys and certificates that are read again when they change; the server adds its own."""
     seat: BrainSeat | PipeSeat | None
+    state: SharedState | None
 
     @property
     def decodes_alone(self) -> bool:
@@ -173,9 +175,11 @@ def build_gateway(
     )
     guard = UrlGuard(settings.worker_url_allow)
     entrance = build_entrance(settings, now_s)
+    state = build_state(settings, seat, registry, drain, health, entrance, unix_s)
     recorder = FlightRecorder(settings.recorder_mib * 1024 * 1024)
     metrics = build_metrics(registry, counts, entrance, scheduler, recorder, now_s)
     metrics.kv_watch = build_kv_watch(scheduler, registry, clients)
+    metrics.sharing = None if state is None else state.sharing
     if isinstance(seat, BrainSeat):
         seat.show(metrics.registry, metrics.watch)
     if settings.recorder_mib:
@@ -211,6 +215,7 @@ def build_gateway(
         discovery=build_discovery(settings, registry, drain, guard),
         followed=[file for file in (entrance.key_file, tls.files) if file is not None],
         seat=seat,
+        state=state,
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.metrics_core import Metric
@@ -18,6 +18,7 @@ from prometheus_client.registry import Collector
 from app import __version__
 from app.dispatch.handoff_counts import HandoffCounts
 from app.gateway.kv_metrics import kv_event_families
+from app.gateway.state_metrics import sharing_families
 from app.middleware.door import Door
 from app.observability.families import (
     counter,
@@ -38,6 +39,9 @@ from app.scheduling.queue_view import QueueView
 from app.workers.registry import Registry
 from app.workers.states import State
 from app.workers.worker import Role, Worker
+
+if TYPE_CHECKING:
+    from app.state.sharing import Sharing
 
 _BREAKER = {"closed": 0, "open": 1, "half_open": 2}
 HANDOFFS = (
@@ -77,6 +81,7 @@ class GatewayMetrics(Collector):
         self._door = door
         self._queue = queue
         self.kv_watch: KvWatch | None = None
+        self.sharing: Sharing | None = None
         self._judge = judge
         self.decisions = DecisionCounts()
         meters.listeners.append(self.decisions.add)
@@ -104,6 +109,8 @@ class GatewayMetrics(Collector):
         yield from self._queue_families()
         if self.kv_watch is not None:
             yield from kv_event_families(self.kv_watch, self._workers())
+        if self.sharing is not None:
+            yield from sharing_families(self.sharing)
         yield from process_families(self.watch)
 
     def fleet(self) -> dict[str, Any]:

@@ -108,11 +108,15 @@ def check(settings: Settings) -> None:
         SettingsError: One cannot be, yet.
     """
     asked = f"{flag_name('workers')} {settings.workers}"
+    # What a store of shared state adds up.
+    shared = (
+        () if settings.state_url is None else ("key_rate_limit", "rate_limit_tokens_per_second")
+    )
     for field in ("key_rate_limit", "rate_limit_tokens_per_second", "recorder_file"):
-        if getattr(settings, field):
+        if getattr(settings, field) and field not in shared:
             raise SettingsError(
                 f"{flag_name(field)}: each process would count or write for itself; it needs "
-                f"{flag_name('workers')} 1, not {settings.workers}."
+                f"{flag_name('workers')} 1, not {settings.workers}{_or_store(field)}."
             )
     if 0 < settings.max_concurrent_requests < settings.workers:
         raise SettingsError(
@@ -121,6 +125,10 @@ def check(settings: Settings) -> None:
         )
     if not hasattr(socket, "SO_REUSEPORT"):
         raise SettingsError(f"{asked}: this system cannot share a port among processes.")
+
+
+def _or_store(field: str) -> str:
+    return "" if field == "recorder_file" else f", or {flag_name('state_url')}"
 
 
 def _be_brain(

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import NAMESPACE_URL, uuid5
 
 from dotenv import dotenv_values
 from pydantic import ValidationError
@@ -39,10 +41,11 @@ _GROUPS = (
     "Health checks",
     "Logs and metrics",
     "Security",
+    "Several replicas",
 )
 
 
-_SECRETS = ("api_key", "tenant_api_key", "control_plane_api_keys")
+_SECRETS = ("api_key", "tenant_api_key", "control_plane_api_keys", "state_url")
 
 
 class _Texts(PydanticBaseSettingsSource):
@@ -149,4 +152,8 @@ def worker_specs(settings: Settings) -> tuple[WorkerSpec, ...]:
         for w in settings.prefill
     ]
     others = [(Role.DECODE, settings.decode), (Role.REGULAR, settings.worker_urls)]
-    return (*prefill, *(WorkerSpec(u, role, api_key=key) for role, urls in others for u in urls))
+    specs = (*prefill, *(WorkerSpec(u, role, api_key=key) for role, urls in others for u in urls))
+    if settings.state_url is None:
+        return specs
+    # Replicas, and this one after a new start, know a worker by the same id.
+    return tuple(replace(s, id=str(uuid5(NAMESPACE_URL, f"{s.role} {s.address}"))) for s in specs)

@@ -25,6 +25,7 @@ from app.settings.pools import PoolSettings
 from app.settings.scheduling import SchedulingSettings
 from app.settings.security import SecuritySettings
 from app.settings.standing import StandingSettings
+from app.settings.state import StateSettings
 from app.settings.tokens import TokenSettings
 from app.settings.values import (
     Knob,
@@ -63,6 +64,7 @@ class Settings(
     SchedulingSettings,
     SecuritySettings,
     StandingSettings,
+    StateSettings,
     TokenSettings,
     WorkerSettings,
 ):
