@@ -51,6 +51,7 @@ class GenerationEndpoint:
         keep_alive: When a silent stream gets a comment.
         debug: Who is told of times and workers; None: nobody.
         keeps_sketches: The flight recorder wants the prompts' blocks.
+        goes_past_layers: No layer before it adds anything to an answer but the request's id.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class GenerationEndpoint:
         debug: DebugHeaders | None = None,
         *,
         keeps_sketches: bool = False,
+        goes_past_layers: bool = True,
     ) -> None:
         self._route = route
         self._router = router
@@ -69,6 +71,7 @@ class GenerationEndpoint:
         self._keep_alive = keep_alive
         self._debug = debug
         self._keeps_sketches = keeps_sketches
+        self._goes_past_layers = goes_past_layers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one request."""
@@ -86,8 +89,8 @@ class GenerationEndpoint:
             await send_problem(scope, send, error)
             return
         client: Client | None = state.get("client")
-        push = None if client is None else client.push
-        relay = Relay(send, self._keep_alive, notes, push)
+        writer = client.writer if client is not None and self._goes_past_layers else None
+        relay = Relay(send, self._keep_alive, notes, writer, state.get("request_id", ""))
         try:
             async with asyncio.TaskGroup() as request:
                 with leaving(state, receive, request):

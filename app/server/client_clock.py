@@ -65,6 +65,7 @@ class TimedConnection(ClientConnection):
 
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
         self._running = cycle
+        self._client.writer = cycle
         self._body_s = self._data_s
         if self.life.is_ending:
             cycle.keep_alive = False
