@@ -66,6 +66,8 @@ class GenerationEndpoint:
         goes_past_layers: bool = True,
     ) -> None:
         self._route = route
+        # Looked up, an enumeration's value is two calls.
+        self._label = route.value
         self._router = router
         self._max_body_bytes = max_body_bytes
         self._keep_alive = keep_alive
@@ -77,7 +79,7 @@ class GenerationEndpoint:
         """Serves one request."""
         state = scope.get("state", {})
         ticket: Ticket | None = state.get("ticket")
-        notes = _notes_of(state, self._route)
+        notes = _notes_of(state, self._label)
         try:
             prepared = await self._prepare(scope, receive, state, notes)
         except ClientGone:
@@ -172,10 +174,10 @@ class GenerationEndpoint:
         return debug.of(notes) if debug is not None and debug.are_due(scope) else []
 
 
-def _notes_of(state: dict[str, Any], route: Route) -> Notes:
+def _notes_of(state: dict[str, Any], route: str) -> Notes:
     """What is noted of the request; without the access log's layer nobody will read it."""
     notes: Notes = state.get("notes") or Notes()
-    notes.route = route.value
+    notes.route = route
     return notes
 
 

@@ -40,7 +40,10 @@ class SglangAttempt:
     @property
     def late_failure(self) -> WorkerError | None:
         """A failure of prefill after the KV cache had arrived."""
-        return next((call.prefill_error for call in self._calls if call.prefill_error), None)
+        for call in self._calls:
+            if call.prefill_error is not None:
+                return call.prefill_error
+        return None
 
     @property
     def has_prefilled(self) -> bool:
@@ -50,8 +53,10 @@ class SglangAttempt:
     @property
     def awaited_leg(self) -> Leg:
         """Whose word is awaited; prefill if any call waits for it."""
-        legs = {call.awaited_leg for call in self._calls}
-        return "prefill" if "prefill" in legs else "decode"
+        for call in self._calls:
+            if call.awaited_leg == "prefill":
+                return "prefill"
+        return "decode"
 
     @property
     def has_asked_prefill(self) -> bool:
