@@ -69,7 +69,9 @@ class TimedConnection(ClientConnection):
         self._body_s = self._data_s
         if self.life.is_ending:
             cycle.keep_alive = False
-        super()._start_asgi_task(cycle, app)
+        task = self.loop.create_task(cycle.run_asgi(app))
+        task.add_done_callback(self.tasks.discard)
+        self.tasks.add(task)
 
     def _on_alarm(self) -> None:
         now_s = self._now_s()

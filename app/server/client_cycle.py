@@ -7,6 +7,7 @@ and an answer may be written without a coroutine: at once, or piece by piece.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,8 +26,59 @@ _lower_names: dict[bytes, bytes] = {}
 """Names that were found sound, in lower case: all that this gateway and its layers ever send."""
 
 
+class News:
+    """Tells a request that something of it came, or that it is over: an event with one reader.
+
+    ``asyncio.Event`` makes a queue for its readers each time, and is awaited even where everything
+    is here already.
+
+    Attributes:
+        is_here: Something came that was not read.
+    """
+
+    __slots__ = ("_waiter", "is_here")
+
+    def __init__(self) -> None:
+        self.is_here = False
+        self._waiter: asyncio.Future[None] | None = None
+
+    def set(self) -> None:
+        """Something came."""
+        self.is_here = True
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    async def wait(self) -> None:
+        """Waits for it."""
+        while not self.is_here:
+            self._waiter = asyncio.get_running_loop().create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+
+
 class ClientCycle(RequestResponseCycle):
-    """Sends answers; everything else is uvicorn's."""
+    """Takes a body and sends an answer; everything else is uvicorn's."""
+
+    message_event: News  # type: ignore[assignment]
+
+    async def receive(self) -> Any:
+        """Returns what came of the body, or that the client is gone; waits for either."""
+        if self.waiting_for_100_continue and not self.transport.is_closing():
+            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self.waiting_for_100_continue = False
+        news = self.message_event
+        if not (self.disconnected or self.response_complete):
+            self.flow.resume_reading()
+            if not news.is_here:
+                await news.wait()
+            news.is_here = False
+        if self.disconnected or self.response_complete:
+            return {"type": "http.disconnect"}
+        body = bytes(self.body)
+        self.body = bytearray()
+        return {"type": "http.request", "body": body, "more_body": self.more_body}
 
     async def send(self, message: Any) -> None:
         """Takes a message of the application, and waits while the client reads too slowly.
