@@ -12,7 +12,7 @@ from starlette.types import Send
 
 from app.api.keep_alive import COMMENT, KeepAlive, Silence
 from app.api.leaving import Writer
-from app.dispatch.reply import RawHeaders, Reply
+from app.dispatch.reply import RawHeaders, Reply, once
 from app.errors import GatewayError
 from app.observability.notes import Notes
 from app.observability.token_counts import note_stream
@@ -85,15 +85,11 @@ class Relay:
             WorkerError: A leg failed; :meth:`fail` says so to the client.
         """
         if not reply.is_stream:
+            if isinstance(reply.chunks, once) and reply.chunks.body is not None:
+                await self._send_whole(reply, reply.chunks.body)
+                return
             async for body in reply.chunks:
-                self._notes.first_s = self._notes.now_s()
-                if self._answer(reply.status, reply.headers, body, is_whole=True):
-                    self._has_ended = True
-                else:
-                    length = (b"content-length", b"%d" % len(body))
-                    await self._start(reply.status, [*reply.headers, length])
-                    await self._end(body)
-                self._notes.last_s = self._notes.now_s()
+                await self._send_whole(reply, body)
             return
         headers = [pair for pair in reply.headers if pair[0] != b"content-type"]
         headers += _STREAM_HEADERS
@@ -118,6 +114,17 @@ class Relay:
             note_stream(self._notes, self._n_pieces, self.n_bytes, self._before, self._last)
         self.hush()
         await self._end(b"")
+
+    async def _send_whole(self, reply: Reply, body: bytes) -> None:
+        notes = self._notes
+        notes.first_s = notes.now_s()
+        if self._answer(reply.status, reply.headers, body, is_whole=True):
+            self._has_ended = True
+        else:
+            length = (b"content-length", b"%d" % len(body))
+            await self._start(reply.status, [*reply.headers, length])
+            await self._end(body)
+        notes.last_s = notes.now_s()
 
     def _pass_on(self, events: bytes) -> bool:
         """Sends whole events past the request's task, which waits for the next ones."""

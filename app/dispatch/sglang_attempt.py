@@ -30,12 +30,13 @@ class SglangAttempt:
         self._prepared = prepared
         self._decode = grant.pair.decode
         patches = prepared.facts.fan_out_patches
-        keep_rid = is_first and not patches
         grant.n_prefills_left = max(1, len(patches))
-        self._calls = [
-            SglangCall(grant, prepared, patch, tools, keep_rid=keep_rid)
-            for patch in patches or (b"",)
-        ]
+        if patches:
+            self._calls = [
+                SglangCall(grant, prepared, patch, tools, keep_rid=False) for patch in patches
+            ]
+        else:
+            self._calls = [SglangCall(grant, prepared, b"", tools, keep_rid=is_first)]
 
     @property
     def late_failure(self) -> WorkerError | None:

@@ -45,10 +45,11 @@ class TimedConnection(ClientConnection):
     def on_response_complete(self) -> None:
         """An answer ended; in place of uvicorn's, which sets and cancels a timer each time."""
         self.server_state.total_requests += 1
-        if self._has_ended:
+        if self._is_lingering or self._wire.is_closing():
             return
         now_s = self._free_s = self._data_s = self._now_s()
-        self.flow.resume_reading()
+        if self.flow.read_paused:
+            self.flow.resume_reading()
         if self.pipeline:
             cycle, app = self.pipeline.pop()
             self._start_asgi_task(cycle, app)

@@ -70,7 +70,8 @@ class ClientCycle(RequestResponseCycle):
             self.waiting_for_100_continue = False
         news = self.message_event
         if not (self.disconnected or self.response_complete):
-            self.flow.resume_reading()
+            if self.flow.read_paused:
+                self.flow.resume_reading()
             if not news.is_here:
                 await news.wait()
             news.is_here = False

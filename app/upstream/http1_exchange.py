@@ -89,9 +89,9 @@ class Exchange(Watched):
         if self._failure is not None:
             raise self._failure
         if self._connection is None:
-            self._check_open()
-            self._pool.begin(self)
-            self._connection = self._pool.take()
+            if self._is_closed:
+                raise _closed()
+            self._connection = self._pool.begin(self)
         return self._connection is not None
 
     async def connect(self) -> None:
@@ -141,14 +141,11 @@ class Exchange(Watched):
         self._head = self._body = b""
 
     def _made(self) -> Http1Connection:
-        self._check_open()
+        if self._is_closed:
+            raise _closed()
         if self._connection is None:
             raise RuntimeError("The exchange has no connection: head() comes first.")
         return self._connection
-
-    def _check_open(self) -> None:
-        if self._is_closed:
-            raise UpstreamError("The exchange is closed.")
 
     async def chunk(self, sink: Callable[[bytes], bool] | None = None) -> bytes:
         """Body bytes that are here, or the next ones; empty at the complete end of the body.
@@ -282,7 +279,7 @@ class Exchange(Watched):
             else:
                 self._pool.keep(connection)
         else:
-            self.fail(UpstreamError("The exchange is closed."))
+            self.fail(_closed())
         self._is_closed = True
         self._pool.end(self)
 
@@ -320,3 +317,7 @@ class Exchange(Watched):
         finally:
             self._deadline = None
         return connection
+
+
+def _closed() -> UpstreamError:
+    return UpstreamError("The exchange is closed.")
