@@ -131,6 +131,7 @@ def create_app(
             keep_alive,
             debug,
             keeps_sketches=settings.recorder_mib > 0,
+            goes_past_layers=not settings.cors_allowed_origins,
         )
         for route in Route
     }

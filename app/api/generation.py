@@ -51,6 +51,7 @@ class GenerationEndpoint:
         keep_alive: When a silent stream gets a comment.
         debug: Who is told of times and workers; None: nobody.
         keeps_sketches: The flight recorder wants the prompts' blocks.
+        goes_past_layers: No layer before it adds anything to an answer but the request's id.
     """
 
     def __init__(
@@ -62,19 +63,23 @@ class GenerationEndpoint:
         debug: DebugHeaders | None = None,
         *,
         keeps_sketches: bool = False,
+        goes_past_layers: bool = True,
     ) -> None:
         self._route = route
+        # Looked up, an enumeration's value is two calls.
+        self._label = route.value
         self._router = router
         self._max_body_bytes = max_body_bytes
         self._keep_alive = keep_alive
         self._debug = debug
         self._keeps_sketches = keeps_sketches
+        self._goes_past_layers = goes_past_layers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one request."""
         state = scope.get("state", {})
         ticket: Ticket | None = state.get("ticket")
-        notes = _notes_of(state, self._route)
+        notes = _notes_of(state, self._label)
         try:
             prepared = await self._prepare(scope, receive, state, notes)
         except ClientGone:
@@ -86,8 +91,8 @@ class GenerationEndpoint:
             await send_problem(scope, send, error)
             return
         client: Client | None = state.get("client")
-        push = None if client is None else client.push
-        relay = Relay(send, self._keep_alive, notes, push)
+        writer = client.writer if client is not None and self._goes_past_layers else None
+        relay = Relay(send, self._keep_alive, notes, writer, state.get("request_id", ""))
         try:
             async with asyncio.TaskGroup() as request:
                 with leaving(state, receive, request):
@@ -169,10 +174,10 @@ class GenerationEndpoint:
         return debug.of(notes) if debug is not None and debug.are_due(scope) else []
 
 
-def _notes_of(state: dict[str, Any], route: Route) -> Notes:
+def _notes_of(state: dict[str, Any], route: str) -> Notes:
     """What is noted of the request; without the access log's layer nobody will read it."""
     notes: Notes = state.get("notes") or Notes()
-    notes.route = route.value
+    notes.route = route
     return notes
 
 

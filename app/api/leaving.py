@@ -7,13 +7,25 @@ the workers would generate for nobody.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 from starlette.types import Receive
 
 from app.errors import ClientGone
+
+
+class Writer(Protocol):
+    """Writes an answer at once, or says that it cannot now: then it has written nothing."""
+
+    def answer(
+        self, status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes, *, is_whole: bool
+    ) -> bool:
+        """Writes the head and the first piece of an answer, or all of it."""
+
+    def push(self, body: bytes) -> bool:
+        """Writes a further piece of a streamed one."""
 
 
 class Client:
@@ -26,14 +38,14 @@ class Client:
 
     Attributes:
         reason: Why its requests are to end; ``None``: they may go on.
-        push: Writes a piece of the streamed answer under way at once, or says that it cannot.
+        writer: Writes the answer of the request that runs, past the layers; ``None``: nothing does.
     """
 
-    __slots__ = ("_callbacks", "push", "reason")
+    __slots__ = ("_callbacks", "reason", "writer")
 
     def __init__(self) -> None:
         self.reason: Exception | None = None
-        self.push: Callable[[bytes], bool] | None = None
+        self.writer: Writer | None = None
         self._callbacks: set[Callable[[Exception], None]] = set()
 
     @property

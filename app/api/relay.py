@@ -7,12 +7,12 @@ first byte an error can only be one SSE error event, and the stream ends without
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 
 from starlette.types import Send
 
 from app.api.keep_alive import COMMENT, KeepAlive, Silence
-from app.dispatch.reply import Reply
+from app.api.leaving import Writer
+from app.dispatch.reply import RawHeaders, Reply, once
 from app.errors import GatewayError
 from app.observability.notes import Notes
 from app.observability.token_counts import note_stream
@@ -30,8 +30,9 @@ class Relay:
         send: To the client.
         keep_alive: When a silent stream gets a comment.
         notes: Told when the first and the last event went out, and of the tokens.
-        push: Writes a piece of a stream under way at once, or says that ``send`` must wait;
-            ``None``: there is no such way.
+        writer: The way past the layers, where there is one and they add nothing to an answer but
+            its id.
+        request_id: That id.
 
     Attributes:
         has_started: The response head was sent.
@@ -47,9 +48,10 @@ class Relay:
         "_last",
         "_n_pieces",
         "_notes",
-        "_push",
+        "_request_id",
         "_send",
         "_silence",
+        "_writer",
         "has_started",
         "n_bytes",
     )
@@ -59,10 +61,12 @@ class Relay:
         send: Send,
         keep_alive: KeepAlive,
         notes: Notes,
-        push: Callable[[bytes], bool] | None = None,
+        writer: Writer | None = None,
+        request_id: str = "",
     ) -> None:
         self._send = send
-        self._push = push
+        self._writer = writer
+        self._request_id = request_id
         self._n_pieces = 0
         self._before = self._last = b""
         self._notes = notes
@@ -81,30 +85,28 @@ class Relay:
             WorkerError: A leg failed; :meth:`fail` says so to the client.
         """
         if not reply.is_stream:
+            if isinstance(reply.chunks, once) and reply.chunks.body is not None:
+                await self._send_whole(reply, reply.chunks.body)
+                return
             async for body in reply.chunks:
-                length = (b"content-length", b"%d" % len(body))
-                self._notes.first_s = self._notes.now_s()
-                await self._start(reply.status, [*reply.headers, length])
-                await self._end(body)
-                self._notes.last_s = self._notes.now_s()
+                await self._send_whole(reply, body)
             return
         headers = [pair for pair in reply.headers if pair[0] != b"content-type"]
         headers += _STREAM_HEADERS
         self._is_stream = True
         try:
             async for events in reply.chunks:
-                if not self.has_started:
-                    # A comment that waits to begin the stream must not begin it again.
-                    self.hush()
-                    await self._start(reply.status, headers)
-                    self.watch(request)
                 if not self._n_pieces:
                     self._notes.first_s = self._notes.now_s()
                 self._n_pieces += 1
-                self.n_bytes += len(events)
-                await self._send({"type": "http.response.body", "body": events, "more_body": True})
+                if self.has_started:
+                    self.n_bytes += len(events)
+                    await self._send_piece(events)
+                else:
+                    await self._begin(reply.status, headers, events)
+                    self.watch(request)
                 self._before, self._last = self._last, events
-                if self._n_pieces == 1 and self._push is not None and reply.push_to is not None:
+                if self._n_pieces == 1 and self._writer is not None and reply.push_to is not None:
                     # From the second piece on; the first one has taken the whole way.
                     reply.push_to(self._pass_on)
         finally:
@@ -113,9 +115,20 @@ class Relay:
         self.hush()
         await self._end(b"")
 
+    async def _send_whole(self, reply: Reply, body: bytes) -> None:
+        notes = self._notes
+        notes.first_s = notes.now_s()
+        if self._answer(reply.status, reply.headers, body, is_whole=True):
+            self._has_ended = True
+        else:
+            length = (b"content-length", b"%d" % len(body))
+            await self._start(reply.status, [*reply.headers, length])
+            await self._end(body)
+        notes.last_s = notes.now_s()
+
     def _pass_on(self, events: bytes) -> bool:
         """Sends whole events past the request's task, which waits for the next ones."""
-        if self._push is None or not self._push(events):
+        if self._writer is None or not self._writer.push(events):
             return False
         self._n_pieces += 1
         self.n_bytes += len(events)
@@ -153,9 +166,33 @@ class Relay:
     async def _comment(self) -> None:
         if not self.has_started:
             await self._start(200, _STREAM_HEADERS)
-        await self._send({"type": "http.response.body", "body": COMMENT, "more_body": True})
+        await self._send_piece(COMMENT)
 
-    async def _start(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
+    def _answer(self, status: int, headers: RawHeaders, body: bytes, *, is_whole: bool) -> bool:
+        """Begins an answer, or sends all of it, past the layers, and does what they would do."""
+        if self._writer is None:
+            return False
+        named = [*headers, (b"x-request-id", self._request_id.encode("ascii"))]
+        self._notes.status = status
+        if not self._writer.answer(status, named, body, is_whole=is_whole):
+            return False
+        self.has_started = True
+        self.n_bytes += len(body)
+        return True
+
+    async def _begin(self, status: int, headers: RawHeaders, events: bytes) -> None:
+        """Begins a stream with its first events."""
+        # A comment that waits to begin it must not begin it again.
+        self.hush()
+        if not self._answer(status, headers, events, is_whole=False):
+            await self._start(status, headers)
+            self.n_bytes += len(events)
+            await self._send_piece(events)
+
+    async def _send_piece(self, body: bytes) -> None:
+        await self._send({"type": "http.response.body", "body": body, "more_body": True})
+
+    async def _start(self, status: int, headers: RawHeaders) -> None:
         # Only then: the server may be waiting for the client, and the request end meanwhile.
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
         self.has_started = True

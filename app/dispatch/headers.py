@@ -17,13 +17,13 @@ TO_WORKER = frozenset(
     }
 )
 TRACE = frozenset({b"traceparent", b"tracestate"})
+_OWN = ((b"content-type", b"application/json"), (b"accept", b"*/*"))
 TO_CLIENT = frozenset({b"content-type", b"retry-after"})
 
 
 def for_workers(client_headers: RawHeaders, request_id: str) -> list[tuple[bytes, bytes]]:
     """Returns the headers of both legs, without ``host``, framing and credentials."""
-    headers = [(b"content-type", b"application/json"), (b"accept", b"*/*")]
-    headers.extend(pair for pair in client_headers if pair[0] in TO_WORKER)
+    headers = [*_OWN, *[pair for pair in client_headers if pair[0] in TO_WORKER]]
     if request_id:
         headers.append((b"x-request-id", request_id.encode("ascii")))
     return headers

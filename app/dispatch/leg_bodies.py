@@ -29,18 +29,19 @@ def leg_bodies(
     Returns:
         Prefill's body, which asks for a plain answer always; decode's; the request ids.
     """
-    facts = prepared.facts
+    facts, prefill = prepared.facts, pair.prefill
     rids = request_ids(prepared, keep_rid=keep_rid)
-    rooms = [
-        bootstrap.mint_room(pair.prefill_rank, pair.prefill.info.dp_size)
-        for _ in range(facts.batch or 1)
-    ]
-    is_batch = facts.batch is not None
+    rank, dp_size = pair.prefill_rank, prefill.info.dp_size
+    rooms: int | list[int]
+    if facts.batch is None:
+        rooms = bootstrap.mint_room(rank, dp_size)
+    else:
+        rooms = [bootstrap.mint_room(rank, dp_size) for _ in range(facts.batch)]
     members = bootstrap.members(
-        pair.prefill.spec.host,
-        pair.prefill.bootstrap_port,
-        rooms if is_batch else rooms[0],
-        rids if is_batch else rids[0],
+        prefill.host,
+        prefill.bootstrap_port,
+        rooms,
+        rids[0] if facts.batch is None else rids,
         facts.batch,
     )
     if patch:
@@ -84,4 +85,6 @@ def request_ids(prepared: Prepared, *, keep_rid: bool) -> list[str]:
     facts = prepared.facts
     if keep_rid and facts.client_rid is not None:
         return [facts.client_rid] if isinstance(facts.client_rid, str) else list(facts.client_rid)
-    return [bootstrap.mint_rid(facts.route) for _ in range(facts.batch or 1)]
+    if facts.batch is None:
+        return [bootstrap.mint_rid(facts.route)]
+    return [bootstrap.mint_rid(facts.route) for _ in range(facts.batch)]

@@ -146,13 +146,14 @@ class Opening:
 
     def _end(self, outcome: Outcome) -> None:
         """Ends an attempt and gives its workers back."""
-        self._attempts.end()
+        is_ok = outcome is Outcome.OK
+        self._attempts.end(is_ok=is_ok)
         reply, self._reply = self._reply, None
         if reply is not None and reply.close is not None:
             reply.close()
         attempt, self._attempt = self._attempt, None
         if attempt is not None:
-            attempt.finish(is_ok=outcome is Outcome.OK)
+            attempt.finish(is_ok=is_ok)
         grant, self._grant = self._grant, None
         if grant is not None:
             notes = self._prepared.notes

@@ -79,12 +79,15 @@ class once:  # noqa: N801 - reads as the generator that it stands for, which cos
 
     Args:
         body: The only one.
+
+    Attributes:
+        body: The same, until it was iterated over.
     """
 
-    __slots__ = ("_body",)
+    __slots__ = ("body",)
 
     def __init__(self, body: bytes) -> None:
-        self._body: bytes | None = body
+        self.body: bytes | None = body
 
     def __aiter__(self) -> once:
         """Returns itself."""
@@ -92,7 +95,7 @@ class once:  # noqa: N801 - reads as the generator that it stands for, which cos
 
     async def __anext__(self) -> bytes:
         """Returns the body, the first time."""
-        body, self._body = self._body, None
+        body, self.body = self.body, None
         if body is None:
             raise StopAsyncIteration
         return body

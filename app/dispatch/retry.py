@@ -132,10 +132,15 @@ class Attempts:
             self._deadline_s = now_s + self._rules.deadline_s
             self._budget.note_dispatch(self._n_prompt_tokens, now_s)
 
-    def end(self) -> None:
-        """Lets go of the running one, which knows these attempts: a circle of all it holds."""
+    def end(self, *, is_ok: bool = False) -> None:
+        """Lets go of the running one, which knows these attempts: a circle of all it holds.
+
+        Args:
+            is_ok: It did well, so nobody will ask whose word was awaited.
+        """
         if self.running is not None:
-            self.awaited_leg = self.running.awaited_leg
+            if not is_ok:
+                self.awaited_leg = self.running.awaited_leg
             self.running = None
 
     def may_follow(self, error: WorkerError, pair: Pair | Solo, *, has_prefilled: bool) -> bool:

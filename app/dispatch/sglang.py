@@ -90,9 +90,11 @@ class SglangCall(SglangAnswer):
         """
         leg: Leg = "prefill"
         try:
-            await self._prefill.connect()
+            if not self._prefill.take():
+                await self._prefill.connect()
             leg = "decode"
-            await self._answer.connect()
+            if not self._answer.take():
+                await self._answer.connect()
         except UpstreamError as failure:
             raise self._failed(failure, leg) from failure
 
@@ -260,7 +262,8 @@ class SglangCall(SglangAnswer):
         if self._is_finished:
             return
         self._is_finished = True
-        self._prefill.unfollow()
+        if not self._has_prefill_ended:
+            self._prefill.unfollow()
         if self._follower is not None:
             self._follower.cancel()
             # Its cancellation keeps its frame, and that keeps this call.

@@ -30,17 +30,21 @@ class SglangAttempt:
         self._prepared = prepared
         self._decode = grant.pair.decode
         patches = prepared.facts.fan_out_patches
-        keep_rid = is_first and not patches
         grant.n_prefills_left = max(1, len(patches))
-        self._calls = [
-            SglangCall(grant, prepared, patch, tools, keep_rid=keep_rid)
-            for patch in patches or (b"",)
-        ]
+        if patches:
+            self._calls = [
+                SglangCall(grant, prepared, patch, tools, keep_rid=False) for patch in patches
+            ]
+        else:
+            self._calls = [SglangCall(grant, prepared, b"", tools, keep_rid=is_first)]
 
     @property
     def late_failure(self) -> WorkerError | None:
         """A failure of prefill after the KV cache had arrived."""
-        return next((call.prefill_error for call in self._calls if call.prefill_error), None)
+        for call in self._calls:
+            if call.prefill_error is not None:
+                return call.prefill_error
+        return None
 
     @property
     def has_prefilled(self) -> bool:
@@ -50,8 +54,10 @@ class SglangAttempt:
     @property
     def awaited_leg(self) -> Leg:
         """Whose word is awaited; prefill if any call waits for it."""
-        legs = {call.awaited_leg for call in self._calls}
-        return "prefill" if "prefill" in legs else "decode"
+        for call in self._calls:
+            if call.awaited_leg == "prefill":
+                return "prefill"
+        return "decode"
 
     @property
     def has_asked_prefill(self) -> bool:

@@ -182,17 +182,13 @@ def _refuse_missing(param: str) -> NoReturn:
 class _KeyText:
     """Collects the first 1 MiB of a prompt's text and counts all of it."""
 
-    __slots__ = ("_n_chars", "_pieces")
+    __slots__ = ("_n_uncounted", "_pieces", "add")
 
     def __init__(self) -> None:
         self._pieces: list[str] = []
-        self._n_chars = 0
-
-    def add(self, piece: str) -> None:
-        """Adds text; a NUL behind it keeps two splits of one text apart."""
-        if self._n_chars < _MAX_KEY_BYTES:
-            self._pieces.append(piece)
-        self._n_chars += len(piece)
+        self._n_uncounted = 0
+        # Adds text; a NUL behind it keeps two splits of one text apart.
+        self.add = self._pieces.append
 
     def add_json(self, value: object, param: str) -> None:
         """Adds what the chat template writes out as JSON."""
@@ -200,14 +196,28 @@ class _KeyText:
 
     def add_opaque(self, part: object, param: str) -> None:
         """Adds something that has an identity but no countable text."""
-        if self._n_chars < _MAX_KEY_BYTES:
-            self._pieces.append(dump_nested(part, param).decode()[:_MAX_OPAQUE_CHARS])
+        text = dump_nested(part, param).decode()[:_MAX_OPAQUE_CHARS]
+        self._n_uncounted += len(text)
+        self.add(text)
 
     def key(self) -> bytes:
         """The key, cut to its limit."""
-        joined = "\0".join(self._pieces)
-        return joined[:_MAX_KEY_BYTES].encode()[:_MAX_KEY_BYTES]
+        pieces = self._pieces
+        if sum(map(len, pieces)) > _MAX_KEY_BYTES:
+            pieces = _first(pieces, _MAX_KEY_BYTES)
+        return "\0".join(pieces)[:_MAX_KEY_BYTES].encode()[:_MAX_KEY_BYTES]
 
     def n_tokens(self) -> int:
         """The estimate, at least 1."""
-        return max(1, self._n_chars // _CHARS_PER_TOKEN)
+        n_chars = sum(map(len, self._pieces)) - self._n_uncounted
+        return max(1, n_chars // _CHARS_PER_TOKEN)
+
+
+def _first(pieces: list[str], n_chars: int) -> list[str]:
+    """The first pieces, so many characters at least."""
+    n_so_far = 0
+    for n_pieces, piece in enumerate(pieces, 1):
+        n_so_far += len(piece)
+        if n_so_far >= n_chars:
+            return pieces[:n_pieces]
+    return pieces

@@ -45,10 +45,11 @@ class TimedConnection(ClientConnection):
     def on_response_complete(self) -> None:
         """An answer ended; in place of uvicorn's, which sets and cancels a timer each time."""
         self.server_state.total_requests += 1
-        if self._has_ended:
+        if self._is_lingering or self._wire.is_closing():
             return
         now_s = self._free_s = self._data_s = self._now_s()
-        self.flow.resume_reading()
+        if self.flow.read_paused:
+            self.flow.resume_reading()
         if self.pipeline:
             cycle, app = self.pipeline.pop()
             self._start_asgi_task(cycle, app)
@@ -65,10 +66,13 @@ class TimedConnection(ClientConnection):
 
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
         self._running = cycle
+        self._client.writer = cycle
         self._body_s = self._data_s
         if self.life.is_ending:
             cycle.keep_alive = False
-        super()._start_asgi_task(cycle, app)
+        task = self.loop.create_task(cycle.run_asgi(app))
+        task.add_done_callback(self.tasks.discard)
+        self.tasks.add(task)
 
     def _on_alarm(self) -> None:
         now_s = self._now_s()

@@ -14,7 +14,6 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from app.api.leaving import Client
 from app.api.problem import render
 from app.errors import ClientGone, GatewayError, InvalidRequest
-from app.server.client_cycle import ClientCycle
 from app.server.client_limits import MAX_LINGER_BYTES, Alarm, ClientLimits
 from app.server.head_joining import HeadJoiningTransport
 
@@ -39,7 +38,6 @@ class ClientConnection(HttpToolsProtocol):
         self._now_s = self.loop.time
         self._alarm = Alarm(self.loop, self._on_alarm)
         self._client = Client()
-        self._client.push = self._push
         self._why_gone = ClientGone()
         # The request that is being served or was last; `cycle` is the one that was last read.
         self._running: Any = None
@@ -57,8 +55,8 @@ class ClientConnection(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Ends a connection and tells the request that runs; uvicorn tells the latest read."""
         self._is_lost = True
-        # Its method would hold this connection in a circle.
-        self._client.push = None
+        # The request knows its client: a circle.
+        self._client.writer = None
         self.pipeline.clear()
         super().connection_lost(exc)
         self._alarm.cancel()
@@ -71,10 +69,6 @@ class ClientConnection(HttpToolsProtocol):
     @abstractmethod
     def _on_alarm(self) -> None:
         """The client may have taken too long."""
-
-    def _push(self, body: bytes) -> bool:
-        running: ClientCycle | None = self._running
-        return running is not None and running.push(body)
 
     @property
     def _has_ended(self) -> bool:

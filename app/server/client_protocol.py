@@ -7,8 +7,8 @@ under plain ``uvicorn app.main:app`` (uvicorn 0.54).
 
 from __future__ import annotations
 
-import asyncio
 import math
+from functools import lru_cache
 from typing import Any
 from urllib.parse import unquote
 
@@ -17,13 +17,14 @@ from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 
 from app.api.parts import Life
 from app.server.client_clock import TimedConnection
-from app.server.client_cycle import ClientCycle
+from app.server.client_cycle import ClientCycle, News
 from app.server.client_limits import MAX_KEPT_REST_BYTES, ClientLimits
 
 MAX_HEAD_BYTES = 64 * 1024
 """Longest head, longest trailers, and longest run of bytes that bring no body."""
 MAX_PIPELINED = 16
 """Requests of one connection that may wait for the one before."""
+_MAX_KEPT_URL_BYTES = 128
 _FRAMING = (b"content-length", b"transfer-encoding")
 
 
@@ -147,11 +148,8 @@ class ClientProtocol(TimedConnection):
         scope["method"] = parser.get_method().decode("ascii")
         if version != "1.1":
             scope["http_version"] = version
-        url = httptools.parse_url(self.url)
-        path = url.path.decode("ascii")
-        scope["path"] = unquote(path) if "%" in path else path
-        scope["raw_path"] = url.path
-        scope["query_string"] = url.query or b""
+        split = _split_seen if len(self.url) <= _MAX_KEPT_URL_BYTES else _split
+        scope["path"], scope["raw_path"], scope["query_string"] = split(self.url)
         before = self.cycle
         cycle = self.cycle = ClientCycle(
             scope=scope,
@@ -161,7 +159,7 @@ class ClientProtocol(TimedConnection):
             access_logger=self.access_logger,
             access_log=self.access_log,
             default_headers=self.server_state.default_headers,
-            message_event=asyncio.Event(),
+            message_event=News(),  # type: ignore[arg-type]
             expect_100_continue=self.expect_100_continue,
             keep_alive=version != "1.0" and parser.should_keep_alive(),
             on_response=self.on_response_complete,
@@ -176,20 +174,37 @@ class ClientProtocol(TimedConnection):
         """Takes a piece of body."""
         self._n_idle_bytes = 0
         self._n_body_bytes += len(body)
-        super().on_body(body)
+        cycle = self.cycle
+        if not cycle.response_complete:
+            cycle.body += body
+            if len(cycle.body) > HIGH_WATER_LIMIT:
+                self.flow.pause_reading()
+            cycle.message_event.set()
 
     def on_message_complete(self) -> None:
         """The request is here, unless the parser only stopped at an offer to upgrade."""
         if not self.parser.should_upgrade():
             self._n_idle_bytes = 0
             cycle = self.cycle
-            super().on_message_complete()
-            # uvicorn leaves it so if the answer came first.
+            # uvicorn leaves it true if the answer came first.
             cycle.more_body = False
+            if not cycle.response_complete:
+                cycle.message_event.set()
             if cycle is self._late:
                 self._late = None
                 if not cycle.response_started and not self.life.is_ending:
                     cycle.keep_alive = self._late_keeps_alive
+
+
+def _split(url: bytes) -> tuple[str, bytes, bytes]:
+    """Returns path, the path as it came, and query of what a request line names."""
+    parts = httptools.parse_url(url)
+    path = parts.path.decode("ascii")
+    return unquote(path) if "%" in path else path, parts.path, parts.query or b""
+
+
+# Nearly all requests name one of few.
+_split_seen = lru_cache(maxsize=256)(_split)
 
 
 def _length_of(headers: list[tuple[bytes, bytes]]) -> float:

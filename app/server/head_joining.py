@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 _HEAD_START = b"HTTP/1.1 "
+_HEAD_END = b"\r\n\r\n"
 
 
 class HeadJoiningTransport(asyncio.Transport):
@@ -47,7 +48,7 @@ class HeadJoiningTransport(asyncio.Transport):
         if self._head:
             data = self._head + data
             self._head = b""
-        elif data.startswith(_HEAD_START):
+        elif data.startswith(_HEAD_START) and data.endswith(_HEAD_END):
             self._head = data
             self._loop.call_soon(self._send_head)
             return

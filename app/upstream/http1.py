@@ -170,8 +170,11 @@ class Http1Pool:
 
     # What exchanges call.
 
-    def begin(self, exchange: Exchange) -> None:
+    def begin(self, exchange: Exchange) -> Http1Connection | None:
         """Counts an exchange as running, until :meth:`end`.
+
+        Returns:
+            A connection for it, as of :meth:`take`.
 
         Raises:
             ConnectFailed: The pool is closed.
@@ -182,6 +185,7 @@ class Http1Pool:
         sweep_s = exchange.sweep_s
         if self._sweep_timer is None or sweep_s < self._sweep_s:
             self._sweep_in(sweep_s)
+        return self.take() if self._idle else None
 
     def hurry(self, sweep_s: float) -> None:
         """An exchange that runs has got a shorter limit."""

@@ -79,6 +79,21 @@ class Exchange(Watched):
         connection = self._connection
         return connection is not None and bool(connection.chunks)
 
+    def take(self) -> bool:
+        """Takes a pooled connection, if there is one: :meth:`connect` without a coroutine.
+
+        Raises:
+            ConnectFailed: The pool is closed.
+            BaseException: What was given to :meth:`fail`.
+        """
+        if self._failure is not None:
+            raise self._failure
+        if self._connection is None:
+            if self._is_closed:
+                raise _closed()
+            self._connection = self._pool.begin(self)
+        return self._connection is not None
+
     async def connect(self) -> None:
         """Takes a pooled connection or opens one; not a byte of the request is sent.
 
@@ -88,12 +103,8 @@ class Exchange(Watched):
             ConnectFailed: No connection could be had.
             BaseException: What was given to :meth:`fail`.
         """
-        if self._failure is not None:
-            raise self._failure
-        if self._connection is not None:
-            return
-        self._pool.begin(self)
-        self._connection = self._pool.take() or await self._connect()
+        if not self.take():
+            self._connection = await self._connect()
 
     async def head(self) -> Head:
         """Sends the request on a pooled or new connection and waits for the response head.
@@ -106,9 +117,16 @@ class Exchange(Watched):
         """
         if self._failure is not None:
             raise self._failure
+        connection = self._connection
         if not self.sent:
-            await self._send()
-        connection = self._made()
+            if connection is None or connection.is_closing():
+                # If the worker closed it since connect(), nothing was sent, so take another.
+                self._connection = None
+                await self.connect()
+                connection = self._made()
+            self._write(connection)
+        elif connection is None:
+            connection = self._made()
         while not connection.is_head_complete:
             if connection.failure is not None:
                 raise connection.failure
@@ -117,19 +135,14 @@ class Exchange(Watched):
                 raise self._failure
         return Head(connection.status, connection.headers)
 
-    async def _send(self) -> None:
-        if self._connection is not None and self._connection.is_closing():
-            # The worker closed it between connect() and now; nothing was sent, so take another.
-            self._connection = None
-        await self.connect()
-        self._write(self._made())
-
     def _write(self, connection: Http1Connection) -> None:
         self.sent = True
         connection.start(self._head, self._body, is_bodiless=self._is_bodiless)
         self._head = self._body = b""
 
     def _made(self) -> Http1Connection:
+        if self._is_closed:
+            raise _closed()
         if self._connection is None:
             raise RuntimeError("The exchange has no connection: head() comes first.")
         return self._connection
@@ -173,9 +186,16 @@ class Exchange(Watched):
             BodyTooLong: There are more.
             UpstreamError: As :meth:`chunk`.
         """
+        connection = self._connection
+        if (
+            self._failure is None
+            and connection is not None
+            and connection.is_done
+            and connection.n_buffered_bytes <= limit
+        ):
+            # Nearly always: the whole body has come with its head.
+            return connection.take()
         data = await self.chunk()
-        if self.done and not self.has_bytes and len(data) <= limit:
-            return data
         parts: list[bytes] = []
         n_bytes = 0
         while data:
@@ -247,18 +267,18 @@ class Exchange(Watched):
         """Gives the connection back after a complete response, else aborts it. Idempotent."""
         if self._is_closed:
             return
-        self.unfollow()
-        connection = self._connection
-        if connection is not None and self._failure is None and (self.done or not self.sent):
-            self._was_done = self.sent
-            self._failure = UpstreamError("The exchange is closed.")
+        if self._following is not None:
+            self.unfollow()
+        connection, sent = self._connection, self.sent
+        if connection is not None and self._failure is None and (connection.is_done or not sent):
+            self._was_done = sent
             self._connection = None
-            if self.sent:
+            if sent:
                 self._pool.give_back(connection)
             else:
                 self._pool.keep(connection)
         else:
-            self.fail(UpstreamError("The exchange is closed."))
+            self.fail(_closed())
         self._is_closed = True
         self._pool.end(self)
 
@@ -294,3 +314,7 @@ class Exchange(Watched):
         finally:
             self._connecting = None
         return connection
+
+
+def _closed() -> UpstreamError:
+    return UpstreamError("The exchange is closed.")

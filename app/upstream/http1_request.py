@@ -10,6 +10,9 @@ _TARGET_BYTES = bytes(range(0x21, 0x7F))
 _OWN_HEADERS = frozenset(
     (b"host", b"content-length", b"transfer-encoding", b"connection", b"upgrade", b"expect")
 )
+_MAX_NAMES = 1024
+_sound_names: set[bytes] = set()
+"""Names that were found sound: those of two allow-lists, and what httpx adds."""
 _BODILESS_METHODS = frozenset((b"GET", b"HEAD", b"DELETE", b"OPTIONS"))
 
 
@@ -29,16 +32,25 @@ def encode_lines(headers: Sequence[tuple[bytes, bytes]]) -> HeaderLines:
     Raises:
         ValueError: A part would break the framing; the text names the part, never a value.
     """
-    names = [name for name, _ in headers]
-    if b"" in names or b"".join(names).translate(None, _TOKEN_BYTES):
-        raise ValueError("A header name is not a token.")
-    if not _OWN_HEADERS.isdisjoint([name.lower() for name in names]):
-        raise ValueError("The connection itself sets host, content-length and the like.")
+    for name, _ in headers:
+        if name not in _sound_names:
+            _judge(name)
     lines = b"".join([b"%b: %b\r\n" % header for header in headers])
     # Every line brings exactly one CR and one LF, so one more of either came in a value.
-    if lines.count(b"\n") != len(names) or lines.count(b"\r") != len(names) or b"\0" in lines:
+    n = len(headers)
+    if lines.count(b"\n") != n or lines.count(b"\r") != n or b"\0" in lines:
         raise ValueError("A header value holds CR, LF or NUL.")
     return HeaderLines(lines)
+
+
+def _judge(name: bytes) -> None:
+    """Looks at a name for the first time, and remembers it if it may be sent."""
+    if not name or name.translate(None, _TOKEN_BYTES):
+        raise ValueError("A header name is not a token.")
+    if name.lower() in _OWN_HEADERS:
+        raise ValueError("The connection itself sets host, content-length and the like.")
+    if len(_sound_names) < _MAX_NAMES:
+        _sound_names.add(name)
 
 
 @lru_cache(maxsize=1024)

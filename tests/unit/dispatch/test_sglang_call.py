@@ -39,6 +39,10 @@ class OneReader:
         self.limits: list[tuple[float, bool]] = []
         self.status = 0
 
+    def take(self) -> bool:
+        """As one of whose pool no connection is left."""
+        return False
+
     async def connect(self) -> None:
         """Works, unless a failure was put in."""
         if self.connect_failure is not None:
