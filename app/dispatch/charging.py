@@ -9,6 +9,7 @@ what the leg's worker did              client gets             charged  probed  
 =====================================  ======================  =======  ======  =================
 refuse the connection                  502 worker_unreachable  yes      yes     out at once
 not be connected in time               504 connect_timeout     yes      yes     out at once
+find the gateway out of open files     503 gateway_full        no       no
 answer 4xx, other than 429             own worker_rejected     no       no
 answer 429                             429 worker_rejected     no       yes     used last a while
 answer 503, its last probe was good    503 worker_rejected     no       yes     used last a while
@@ -39,7 +40,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from app.errors import LegEnded, LegRejected, LegUnreachable, WorkerError
+from app.errors import GatewayFull, LegEnded, LegRejected, LegUnreachable, WorkerError
 
 
 class Charge(NamedTuple):
@@ -72,7 +73,7 @@ def charge_of(error: WorkerError, *, is_sick: bool) -> Charge:
         is_sick: The worker's last probe failed.
     """
     if isinstance(error, LegUnreachable):
-        return _CUT_OFF
+        return _NOBODY if error.code == GatewayFull.code else _CUT_OFF
     if isinstance(error, LegEnded):
         return _NOBODY
     if not isinstance(error, LegRejected):

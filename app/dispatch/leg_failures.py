@@ -8,6 +8,7 @@ from __future__ import annotations
 import orjson
 
 from app.errors import (
+    GatewayFull,
     Leg,
     LegBroken,
     LegEnded,
@@ -23,6 +24,7 @@ from app.upstream.failures import (
     BodyTooLong,
     ConnectFailed,
     ConnectTimeout,
+    OutOfFiles,
     RpcFailed,
     SilenceTimeout,
     UpstreamError,
@@ -55,6 +57,17 @@ def from_wire(failure: UpstreamError, leg: Leg | None, worker: Worker) -> Worker
             code=failure.code or None,
         )
     detail = str(failure)
+    if isinstance(failure, OutOfFiles):
+        return LegUnreachable(
+            "the gateway is full: it may open no further connection",
+            leg=leg,
+            worker_id=worker.spec.id,
+            is_unsent=True,
+            status=GatewayFull.status,
+            code=GatewayFull.code,
+            retry_after_s=1,
+            detail=detail,
+        )
     if isinstance(failure, ConnectFailed):
         is_late = isinstance(failure, ConnectTimeout)
         return LegUnreachable(

@@ -5,6 +5,7 @@
     UpstreamError
       ConnectFailed       nothing was sent: another worker may be tried
         ConnectTimeout    the same, after waiting for the connection
+        OutOfFiles        the same, and not the worker's doing
       SilenceTimeout      the worker said nothing for too long
       BrokenResponse      the answer was cut, reset or is not HTTP/1.1
       RpcFailed           the engine ended the call with an error status (gRPC only)
@@ -14,6 +15,7 @@
 
 from __future__ import annotations
 
+import errno
 from typing import Literal
 
 Phase = Literal["head", "body"]
@@ -33,6 +35,16 @@ class ConnectFailed(UpstreamError):
 
 class ConnectTimeout(ConnectFailed):
     """The connection was not there in time. Not one byte of the request was sent."""
+
+
+class OutOfFiles(ConnectFailed):
+    """This process may open no further file. Nothing was sent; the worker was not asked at all."""
+
+
+def connect_failure(where: str, exc: Exception) -> ConnectFailed:
+    """Returns the failure to connect, by what the system said."""
+    is_ours = isinstance(exc, OSError) and exc.errno in (errno.EMFILE, errno.ENFILE)
+    return (OutOfFiles if is_ours else ConnectFailed)(f"No connection to {where}: {exc}.")
 
 
 class SilenceTimeout(UpstreamError):

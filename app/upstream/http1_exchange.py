@@ -11,6 +11,7 @@ from app.upstream.failures import (
     ConnectFailed,
     ConnectTimeout,
     UpstreamError,
+    connect_failure,
 )
 from app.upstream.http1_connection import Http1Connection
 from app.upstream.http1_following import Following, OnEnd
@@ -309,7 +310,7 @@ class Exchange(Watched):
                     f"No connection to {where} within {self._connect_timeout_s:g} s."
                 ) from exc
             if isinstance(exc, (OSError, UnicodeError)):
-                raise ConnectFailed(f"No connection to {where}: {exc}.") from exc
+                raise connect_failure(where, exc) from exc
             raise
         finally:
             self._connecting = None

@@ -8,7 +8,9 @@
  * that carry a number are counted. The first "@@@@@@@@@@@@" of
  * the body is replaced by a number of its own in every request, so that prompts differ. After
  * --seconds no request is begun; open ones have --drain-s to end, so that every request begun is
- * counted. All connections are made before the clock starts. Prints one JSON object: counts, and latencies in microseconds from the send.
+ * counted. All connections are made before the clock starts, or, when the ramp is so long that a
+ * server need not wait for their first bytes, each before its first request. Prints one JSON
+ * object: counts, and latencies in microseconds from the send.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -45,6 +47,7 @@ static struct samples whole, first;
 static char error_text[200];
 
 #define IN_CAP 65536u
+#define LONG_RAMP_S 5
 
 static void keep(struct samples *s, uint64_t ns) {
     if (s->n == s->cap) s->us = realloc(s->us, (s->cap = s->cap * 2 + 4096) * sizeof *s->us);
@@ -204,17 +207,20 @@ int main(int argc, char **argv) {
     struct conn *conns = calloc((size_t)n_connections, sizeof *conns);
     for (int i = 0; i < n_connections; i++) { /* connecting is no part of any latency */
         conns[i].in = malloc(IN_CAP);
-        dial(&conns[i]);
+        conns[i].fd = -1;
+        if (ramp_s <= LONG_RAMP_S) dial(&conns[i]);
     }
     uint64_t start = now_ns(), now = start;
     stop_ns = start + (uint64_t)(seconds * 1e9);
     uint64_t give_up_ns = stop_ns + (uint64_t)(drain_s * 1e9);
     int begun = 0;
-    while (now < give_up_ns && n_alive) {
+    while (now < give_up_ns && (n_alive || begun < n_connections)) {
         double share = ramp_s > 0 ? (double)(now - start) / (ramp_s * 1e9) : 1;
         int due = share >= 1 ? n_connections : 1 + (int)(share * (n_connections - 1));
-        for (; begun < due; begun++)
+        for (; begun < due; begun++) {
+            if (ramp_s > LONG_RAMP_S) dial(&conns[begun]);
             if (conns[begun].fd >= 0) begin(&conns[begun]);
+        }
         struct epoll_event got[512];
         int n = epoll_wait(epoll_fd, got, 512, begun < n_connections ? 1 : 100);
         for (int i = 0; i < n; i++) {

@@ -13,6 +13,7 @@ from app.upstream.failures import (
     BrokenResponse,
     ConnectFailed,
     ConnectTimeout,
+    OutOfFiles,
     RpcFailed,
     SilenceTimeout,
 )
@@ -39,6 +40,7 @@ def broken(code: str) -> list[WorkerError]:
 ERRORS: dict[str, list[WorkerError]] = {
     "refuse the connection": [from_wire(ConnectFailed("gone"), "decode", WORKER)],
     "not be connected in time": [from_wire(ConnectTimeout("late"), "decode", WORKER)],
+    "find the gateway out of open files": [from_wire(OutOfFiles("none"), "decode", WORKER)],
     "answer 4xx, other than 429": [e for s in (400, 401, 404, 408, 422) for e in answered(s)],
     "answer 429": answered(429),
     "answer 503, its last probe was good": answered(503),

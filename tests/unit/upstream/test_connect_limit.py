@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import resource
 import socket
 import time
 from typing import Any
@@ -11,6 +13,7 @@ import pytest
 import uvloop
 
 from app.upstream.connect_limit import ConnectLimit
+from app.upstream.failures import OutOfFiles
 from app.upstream.http1 import Http1Pool
 
 
@@ -56,3 +59,21 @@ async def test_no_limit_and_an_end_from_elsewhere() -> None:
     with pytest.raises(TimeoutError):
         async with limit:
             await asyncio.Event().wait()
+
+
+async def test_want_of_files_is_not_the_workers_fault() -> None:
+    """The system's own refusal, at a limit where the next file would be one too many."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        pool = Http1Pool(f"http://127.0.0.1:{listener.getsockname()[1]}")
+        exchange = pool.exchange(b"GET", b"/", [], silence_timeout_s=5)
+        next_file = os.dup(listener.fileno())
+        os.close(next_file)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (next_file, hard))
+        try:
+            with pytest.raises(OutOfFiles):
+                await exchange.connect()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        exchange.close()
+        await pool.aclose()
