@@ -123,7 +123,8 @@ def _foretell(
     """Prints what the twin says of the same, for those routers it knows."""
     if case.order != "fcfs":
         return
-    for name in [name for name in runs if not name.startswith("smg")]:
+    # The twin knows nothing of processes.
+    for name in [name for name in runs if not name.startswith("smg") and "," not in name]:
         print(replay(rows, shape, name).line(f"{name} (twin)"), flush=True)
 
 

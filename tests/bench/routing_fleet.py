@@ -36,6 +36,7 @@ class Router:
 
 ROUTERS = (
     Router("queue", ("--prefill-queue", "on")),
+    Router("queue, 4 pipes", ("--prefill-queue", "on", "--workers", "4")),
     Router("cache_aware", ("--policy", "cache_aware")),
     Router("least_load", ("--policy", "least_load")),
     Router("smg cache_aware", ("--policy", "cache_aware"), is_smg=True),

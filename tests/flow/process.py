@@ -115,8 +115,9 @@ class GatewayProcess:
             except json.JSONDecodeError:
                 self.logged.append({"event": raw.decode(), "level": "not a log line"})
 
-    async def _start(self, path: str) -> None:
-        while not self.lines("listening"):
+    async def _start(self, path: str, n_pipes: int) -> None:
+        # Before the last of them listens all connections go to the others.
+        while len(self.lines("listening")) < n_pipes:
             assert self.child.returncode is None, self.logged
             await asyncio.sleep(0.02)
         while path and await self.status(path) != 200:  # noqa: ASYNC110 - nothing announces it
@@ -137,6 +138,7 @@ async def running(
     ready: str = "/readiness",
     files: tuple[int, int] | None = None,
     start_s: float = START_S,
+    n_pipes: int = 1,
 ) -> AsyncIterator[GatewayProcess]:
     """Runs a gateway; it is killed at the end if it still is there.
 
@@ -145,6 +147,7 @@ async def running(
         ready: The path that answers 200 once the test may begin; none: it listens.
         files: Soft and hard limit of its open files.
         start_s: Longest time until then.
+        n_pipes: The processes that its flags have it run to take connections.
     """
     port = free_port()
     child = await asyncio.create_subprocess_exec(
@@ -160,7 +163,7 @@ async def running(
         reading = group.create_task(gateway._read_log())
         try:
             async with asyncio.timeout(start_s):
-                await gateway._start(ready)
+                await gateway._start(ready, n_pipes)
             yield gateway
         finally:
             if child.returncode is None:

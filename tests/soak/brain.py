@@ -56,7 +56,7 @@ async def run(n_pipes: int, n_clients: int, n_kills: int, every_s: float) -> Out
         prefill, decode = await stack.enter_async_context(sim_pair())
         _, added = await stack.enter_async_context(sim_pair())
         flags = pair_flags(prefill, decode, "--workers", str(n_pipes))
-        gateway = await stack.enter_async_context(running(flags, start_s=START_S))
+        gateway = await stack.enter_async_context(running(flags, start_s=START_S, n_pipes=n_pipes))
         async with gateway.connected() as client:
             await client.send(post_of("/workers", {"url": added.url, "worker_type": "decode"}))
             await client.answer()
