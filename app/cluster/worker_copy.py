@@ -62,5 +62,5 @@ def copy_of(worker: Worker) -> WorkerCopy:
 def take_pulse(worker: Worker, pulse: Pulse) -> None:
     """Makes a worker's live part that of the copy."""
     worker.breaker.take_over(is_closed=pulse.is_closed, opened_s=pulse.opened_s)
-    worker.capacity_until_s = pulse.capacity_until_s
+    worker.be_full_until(pulse.capacity_until_s)
     worker.n_failures = pulse.n_failures

@@ -196,8 +196,7 @@ class Breaker:
 
     def reset(self) -> None:
         """Close it and forget everything, as for a worker that was started anew."""
-        self.is_closed = True
-        NOT_CLOSED.discard(self)
+        self._be(is_closed=True)
         self._forget()
 
     @property
@@ -208,15 +207,18 @@ class Breaker:
     def take_over(self, *, is_closed: bool, opened_s: float) -> None:
         """Make it what another process's breaker of the same worker is."""
         if is_closed != self.is_closed or opened_s != (0.0 if is_closed else self._opened_s):
-            self.is_closed = is_closed
+            self._be(is_closed=is_closed)
             self._opened_s = opened_s
             self._forget()
 
     def _open(self, now_s: float) -> None:
-        self.is_closed = False
-        NOT_CLOSED.add(self)
+        self._be(is_closed=False)
         self._opened_s = now_s
         self._forget()
+
+    def _be(self, *, is_closed: bool) -> None:
+        self.is_closed = is_closed
+        (NOT_CLOSED.discard if is_closed else NOT_CLOSED.add)(self)
 
     def _forget(self) -> None:
         self._failures.clear()

@@ -261,5 +261,9 @@ class Worker:
 
     def back_off(self, until_s: float) -> None:
         """Use it last until then; an earlier, longer back-off stays."""
-        self.capacity_until_s = max(self.capacity_until_s, until_s)
+        self.be_full_until(max(self.capacity_until_s, until_s))
+
+    def be_full_until(self, until_s: float) -> None:
+        """Use it last until then and no longer."""
+        self.capacity_until_s = until_s
         Worker.latest_full_s = max(Worker.latest_full_s, until_s)

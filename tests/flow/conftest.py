@@ -10,8 +10,15 @@ import pytest
 
 from app.sim import sim_pair
 from app.sim.small_tokenizer import write_small_tokenizer
+from app.workers.worker import Worker
 from tests.flow import vllm_fleet
 from tests.flow.fleet import Fleet, serving
+
+
+@pytest.fixture(autouse=True)
+def _nobody_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is known of all workers of a process ends with a test."""
+    monkeypatch.setattr(Worker, "latest_full_s", 0.0)
 
 
 @pytest.fixture
