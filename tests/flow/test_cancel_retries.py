@@ -31,7 +31,7 @@ async def bad_and_good(stack: AsyncExitStack, **settings: Any) -> Fleet:
     prefills, decodes = zip(*pairs, strict=True)
     running = serving(prefills, decodes, retry_on_5xx=True, **FOR_EVER, **settings)
     fleet = await stack.enter_async_context(running)
-    fleet.live(prefills[1]).capacity_until_s = float("inf")
+    fleet.live(prefills[1]).set_full_until(float("inf"))
     return fleet
 
 

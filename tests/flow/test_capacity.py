@@ -76,7 +76,7 @@ async def test_full_worker_is_spared(
         assert (await fleet.ask(COMPLETIONS, body_of(COMPLETIONS, prompt="c d"))).status == 200
     assert [len(worker.seen) for worker in (full, other)] == [1, 4]
     # As if the while had passed.
-    fleet.live(full).capacity_until_s = time.monotonic()
+    fleet.live(full).set_full_until(time.monotonic())
     for _ in range(2):
         assert (await fleet.ask(COMPLETIONS, body_of(COMPLETIONS, prompt="e f"))).status == 200
     assert [len(worker.seen) for worker in (full, other)] == [2, 5]
@@ -112,9 +112,9 @@ async def test_503_of_a_sick_worker(stack: AsyncExitStack, model: Path) -> None:
     sick, _ = fleet.prefills
     sick.faults.health_down = True
     for n_charged in (0, 1):
-        fleet.live(sick).capacity_until_s = 0.0
+        fleet.live(sick).set_full_until(0.0)
         refuse(sick, 503)
-        fleet.live(fleet.prefills[1]).capacity_until_s = float("inf")
+        fleet.live(fleet.prefills[1]).set_full_until(float("inf"))
         assert (await fleet.ask(CHAT, body_of(CHAT))).status == 503
         assert len(fleet.charged) == n_charged
         await until(lambda: fleet.live(sick).n_failures)

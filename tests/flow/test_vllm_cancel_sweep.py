@@ -90,6 +90,6 @@ async def test_second_attempt(
     fleet = await fleet_of(stack, model, connector, n_prefills=2, settings=settings, **SLOW)
     bad, good = fleet.prefills
     bad.faults.refuse("INTERNAL", "broken", times=None)
-    fleet.live(good).capacity_until_s = float("inf")
+    fleet.live(good).set_full_until(float("inf"))
     await sweep(fleet, CHAT, body_of(CHAT, stream=stream, n_tokens=8))
     assert len(bad.seen) >= len(good.seen) > 1

@@ -56,8 +56,9 @@ async def test_two_pipes_share_one_view(rig: Rig, stack: AsyncExitStack) -> None
 async def test_refusals_are_the_brains(both: tuple[Brain, Pipe]) -> None:
     """Status, code and Retry-After come over."""
     brain, pipe = both
+    # Of unhealthy ones the health loop may take one back meanwhile.
     for url in ("http://d1", "http://d2"):
-        brain.registry.set_state(brain.worker(url), State.UNHEALTHY, "test")
+        brain.registry.set_state(brain.worker(url), State.DRAINING, "test")
     with pytest.raises(NoPairAvailable) as refused:
         await pipe.ask()
     assert refused.value.retry_after_s is not None
