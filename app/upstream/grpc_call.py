@@ -77,9 +77,9 @@ class GrpcCall(Generic[Answer]):
         finally:
             self._deadline = None
 
-    async def send(self, request: Message) -> None:
+    async def send(self, request: bytes | Message) -> None:
         """Write the message, and that no other follows."""
-        raw = request.SerializeToString()
+        raw = request if isinstance(request, bytes) else request.SerializeToString()
         body = b"".join((b"\x00", len(raw).to_bytes(PREFIX_BYTES - 1, "big"), raw))
         if self._is_cancelled:
             raise CallCancelled

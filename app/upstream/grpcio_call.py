@@ -57,7 +57,7 @@ class GrpcioCall:
         if call.done():
             raise ConnectFailed("The connection was lost before the request was sent.")
 
-    async def send(self, request: pb.GenerateRequest) -> None:
+    async def send(self, request: bytes) -> None:
         """As asked for."""
         call = self._made()
         self.was_sent = True

@@ -7,7 +7,6 @@ from typing import Self
 
 from app.protocol.engine import Chunk, Complete
 from app.upstream.failures import BrokenResponse, CallCancelled, SilenceTimeout, UpstreamError
-from app.upstream.generated import vllm_engine_pb2 as pb
 from app.upstream.vllm_channel import Metadata, Rpc, VllmChannel
 from app.upstream.vllm_messages import from_wire
 from app.upstream.vllm_open_calls import OpenCalls
@@ -36,6 +35,7 @@ class VllmCall:
         RpcFailed: The worker ended the call with an error status.
 
     Args:
+        request: A ``GenerateRequest`` as bytes.
         open_calls: Where the call counts as open, from its connecting to its end.
 
     Attributes:
@@ -45,7 +45,7 @@ class VllmCall:
     def __init__(
         self,
         channel: VllmChannel,
-        request: pb.GenerateRequest,
+        request: bytes,
         open_calls: OpenCalls,
         *,
         metadata: Metadata = (),

@@ -72,8 +72,10 @@ class Rpc(Protocol):
             ConnectFailed, ConnectTimeout: There is none. Nothing was sent.
         """
 
-    async def send(self, request: pb.GenerateRequest) -> None:
-        """Write the request. A call that ends meanwhile tells so when it is read.
+    async def send(self, request: bytes) -> None:
+        """Write a ``GenerateRequest``, as bytes.
+
+        A call that ends meanwhile tells so when it is read.
 
         Raises:
             UpstreamError: It could not be written.
