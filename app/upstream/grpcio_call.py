@@ -72,7 +72,10 @@ class GrpcioCall:
             # The worker ended the call before it had the whole request; reading tells its status.
             return
 
-    async def read(self) -> Sequence[pb.GenerateResponse]:
+    async def read(
+        self,
+        sink: Callable[[list[bytes]], bool] | None = None,  # noqa: ARG002 - grpcio has no such way
+    ) -> Sequence[pb.GenerateResponse]:
         """As asked for."""
         try:
             message: Any = await self._made().read()

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, Literal, Protocol, TypeVar
 
@@ -81,8 +81,13 @@ class Rpc(Protocol):
             UpstreamError: It could not be written.
         """
 
-    async def read(self) -> Sequence[pb.GenerateResponse]:
+    async def read(
+        self, sink: Callable[[list[bytes]], bool] | None = None
+    ) -> Sequence[pb.GenerateResponse]:
         """Return the messages that are there, once there is one; none at the proper end.
+
+        Args:
+            sink: May be offered what comes meanwhile, unread; it takes all of that or nothing.
 
         Raises:
             UpstreamError: The call failed.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from google.protobuf.message import DecodeError
+
 from app.protocol.engine import (
     Candidate,
     Chunk,
@@ -106,6 +108,21 @@ def from_wire(message: pb.GenerateResponse) -> Chunk | Complete | None:
     if kind == "chunk":
         return _chunk(message.chunk)
     return _complete(message.complete) if kind == "complete" else None
+
+
+def chunks_of(messages: list[bytes]) -> list[Chunk] | None:
+    """Read messages of tokens; None if one is something else, or is not readable."""
+    read = pb.GenerateResponse.FromString
+    chunks = []
+    try:
+        for data in messages:
+            message = read(data)
+            if message.WhichOneof("response") != "chunk":
+                return None
+            chunks.append(_chunk(message.chunk))
+    except DecodeError:
+        return None
+    return chunks
 
 
 def _chunk(chunk: pb.GenerateStreamChunk) -> Chunk:
