@@ -10,7 +10,6 @@ from typing import Self
 import numpy as np
 
 ITEM_BYTES = 4
-_FEW = 64
 _LIMITS = tuple(1 << bits for bits in (7, 14, 21, 28))
 
 
@@ -48,10 +47,6 @@ class TokenIds(array):  # type: ignore[type-arg] # no subscript at run time befo
         return bool(super().__eq__(other))
 
     __hash__ = None  # it can be changed
-
-    def __reduce__(self) -> tuple[type[TokenIds], tuple[bytes]]:
-        """Its bytes say all."""
-        return TokenIds, (self.tobytes(),)
 
 
 def pack(ids: array[int]) -> bytes:
