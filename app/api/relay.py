@@ -127,9 +127,14 @@ class Relay:
         notes.last_s = notes.now_s()
 
     def _pass_on(self, events: bytes) -> bool:
-        """Sends whole events past the request's task, which waits for the next ones."""
+        """Sends whole events past the request's task, which waits for the next ones.
+
+        Without events it only says whether it would.
+        """
         if self._writer is None or not self._writer.push(events):
             return False
+        if not events:
+            return True
         self._n_pieces += 1
         self.n_bytes += len(events)
         self._before, self._last = self._last, events

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import tempfile
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -19,6 +20,7 @@ from app.text.bundle import BundleBroken, unpack_bundle
 from app.text.client_templates import ClientTemplates
 from app.text.encoding_pool import EncodingPool
 from app.text.parsers import reasoning_parsers, tool_parsers
+from app.text.prompt_encoder import MESSAGES_BYTES
 from app.text.served_model import ServedModel
 from app.text.tokenizer import Tokenizer
 from app.text.tokenizer_files import TokenizerNotLoaded
@@ -43,6 +45,8 @@ class TextSettings:
         tool_parser: Name of a tool-call parser; ``None``: by the model's name.
         reasoning_parser: The same for thoughts.
         trusts_templates: Clients may send chat templates.
+        n_processes: Processes for long prompts; 0: threads.
+        max_cache_bytes: Limit of the parts of prompts whose tokens are kept.
     """
 
     source: str | None = None
@@ -50,6 +54,8 @@ class TextSettings:
     tool_parser: str | None = None
     reasoning_parser: str | None = None
     trusts_templates: bool = False
+    n_processes: int = 0
+    max_cache_bytes: int = MESSAGES_BYTES
 
 
 class ModelTexts:
@@ -68,6 +74,8 @@ class ModelTexts:
         self._pool = EncodingPool()
         self._client_templates = ClientTemplates() if settings.trusts_templates else None
         self._tokenizers: dict[str, Tokenizer] = {}
+        # Bundles of workers, unpacked: processes for long prompts read them when they start.
+        self._folders = ExitStack()
         self._locks: dict[str, asyncio.Lock] = {}
         self._not_before_s: dict[str, float] = {}
         self._snapshot: Snapshot | None = None
@@ -76,8 +84,11 @@ class ModelTexts:
         self._log = get_logger("text")
 
     def close(self) -> None:
-        """Ends the threads, and the process of clients' templates."""
+        """Ends the threads, the processes for long prompts, and that of clients' templates."""
         self._pool.close()
+        for tokenizer in self._tokenizers.values():
+            tokenizer.close()
+        self._folders.close()
         if self._client_templates is not None:
             self._client_templates.close()
 
@@ -176,7 +187,14 @@ class ModelTexts:
             return found
 
     def _read(self, source: str, shown_as: str) -> Tokenizer:
-        tokenizer = Tokenizer.load(source, self._settings.chat_template, pool=self._pool)
+        asked = self._settings
+        tokenizer = Tokenizer.load(
+            source,
+            asked.chat_template,
+            pool=self._pool,
+            n_processes=asked.n_processes,
+            max_cache_bytes=asked.max_cache_bytes,
+        )
         self._log.info("tokenizer loaded", source=shown_as, vocabulary=tokenizer.n_vocab)
         return tokenizer
 
@@ -190,9 +208,13 @@ class ModelTexts:
         return await asyncio.to_thread(self._read_bundle, data, worker.spec.url)
 
     def _read_bundle(self, data: bytes, url: str) -> Tokenizer:
-        with tempfile.TemporaryDirectory(prefix="tokenizer-") as folder:
+        with ExitStack() as stack:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="tokenizer-"))
             unpack_bundle(data, Path(folder), source=url)
-            return self._read(folder, url)
+            tokenizer = self._read(folder, url)
+            if self._settings.n_processes:
+                self._folders.push(stack.pop_all())
+            return tokenizer
 
 
 def _not_loaded() -> CapacityError:

@@ -62,7 +62,8 @@ class Reply:
             :class:`~app.errors.WorkerError` when a leg fails; a plain reply yields once.
         is_stream: Whether the body is an SSE stream.
         push_to: Has whole events passed on as they arrive, beside ``chunks``, to what takes them
-            or says that it cannot now; ``None``: ``chunks`` is the only way.
+            or says that it cannot now (with no bytes it is only asked); ``None``: ``chunks`` is the
+            only way.
         close: Ends what feeds ``chunks``; called once, whatever happened.
     """
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from app.errors import WorkerError
 
 if TYPE_CHECKING:
-    from app.dispatch.token_leg import Frames, TokenLeg
+    from app.dispatch.token_leg import Frames, Sink, TokenLeg
 
 SETTLE_S = 1.0
 
@@ -27,13 +27,16 @@ class TokenAnswer:
         self.prefill_ended = asyncio.Event()
         self.n_cached_by_prefill: int | None = None
 
-    async def read(self) -> Frames:
+    async def read(self, sink: Sink | None = None) -> Frames:
         """Returns all messages that are there, once there is one; none after the proper end.
+
+        Args:
+            sink: May be offered the tokens that come meanwhile.
 
         Raises:
             WorkerError: The leg failed.
         """
-        return await self._started().read()
+        return await self._started().read(sink)
 
     def cut(self) -> WorkerError:
         """The error of a call that ended before its answer did."""

@@ -110,7 +110,10 @@ class TokenAttempt:
             return Reply(200, [_JSON], once(whole.body()), is_stream=False)
         stream = self._answer = open_stream(request, self._envelope)
         if len(calls) == 1:
-            return Reply(200, [], TokenStream(calls[0], firsts[0], stream), is_stream=True)
+            events = TokenStream(calls[0], firsts[0], stream)
+            # A stop string that only this side sees may end the answer at any token.
+            push_to = None if request.prompts[0].sampling.stop else events.push_to
+            return Reply(200, [], events, is_stream=True, push_to=push_to)
         merged = MergedTokenStream(calls, firsts, stream, legs)
         return Reply(200, [], merged, is_stream=True, close=merged.close)
 

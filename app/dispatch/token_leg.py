@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from app.upstream.vllm_call import VllmCall
 
 Frames = Sequence[Chunk | Complete]
+Sink = Callable[[list[Chunk]], bool]
+"""Takes all of these tokens and says so, or takes none."""
 _BAD_ENDINGS = ("abort", "error")
 
 
@@ -121,8 +123,11 @@ class TokenLeg:
         except UpstreamError as failure:
             raise self._failed(failure) from failure
 
-    async def read(self) -> Frames:
+    async def read(self, sink: Sink | None = None) -> Frames:
         """Returns all messages that are there, once there is one; none after the proper end.
+
+        Args:
+            sink: May be offered the tokens that come meanwhile.
 
         Raises:
             WorkerError: The leg failed, or the engine gave the generation up.
@@ -130,7 +135,7 @@ class TokenLeg:
         if self._bad_end is not None:
             raise self._given_up(self._bad_end)
         try:
-            frames = await self._connected().read()
+            frames = await self._connected().read(sink)
         except UpstreamError as failure:
             raise self._failed(failure) from failure
         end = frames[-1] if frames else None

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from app.dispatch.token_answer import TokenAnswer
 from app.dispatch.token_leg import Frames
 from app.errors import WorkerError
+from app.protocol.engine import Chunk
 from app.text.text_route import Counted, Stream, Whole
 
 
@@ -56,7 +57,28 @@ class TokenStream:
         self._first = first
         self._stream = stream
         self._is_over = False
+        self._push: Callable[[bytes], bool] | None = None
+        self._fault: Exception | None = None
         note_cached(stream, 0, call)
+
+    def push_to(self, push: Callable[[bytes], bool]) -> None:
+        """Has events written as their tokens arrive, while the next are awaited: no task runs.
+
+        Args:
+            push: Takes whole events, or says that it cannot now; asked with none it only tells.
+        """
+        self._push = push
+
+    def _pass_on(self, frames: list[Chunk]) -> bool:
+        push = self._push
+        if push is None or self._fault is not None or not push(b""):
+            return False
+        try:
+            events = _events(self._stream, 0, frames)
+        except Exception as fault:  # noqa: BLE001 - it is this request's, and raised there
+            self._fault = fault
+            return False
+        return not events or push(events)
 
     def __aiter__(self) -> TokenStream:
         """Returns itself."""
@@ -82,7 +104,9 @@ class TokenStream:
         raise StopAsyncIteration
 
     async def _next(self) -> Frames:
-        frames = await self._call.read()
+        frames = await self._call.read(None if self._push is None else self._pass_on)
+        if self._fault is not None:
+            raise self._fault
         if not frames:
             raise self._call.cut()
         return frames

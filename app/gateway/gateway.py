@@ -261,6 +261,8 @@ def _texts(settings: Settings, registry: Registry, clients: WorkerClients) -> Mo
         settings.tool_call_parser,
         settings.reasoning_parser,
         settings.trust_request_chat_template,
+        settings.tokenizer_processes,
+        settings.tokenizer_cache_l1_max_memory,
     )
     texts = ModelTexts(registry, clients, asked)
     urls = [spec.url for spec in worker_specs(settings)]

@@ -137,6 +137,8 @@ class ClientCycle(RequestResponseCycle):
     def push(self, body: bytes) -> bool:
         """Writes a piece of a streamed answer at once, if the client takes it.
 
+        With no bytes it only tells whether he would.
+
         Returns:
             False: nothing was written; :meth:`send` is the way, which waits.
         """
@@ -147,7 +149,8 @@ class ClientCycle(RequestResponseCycle):
             or self.disconnected
         ):
             return False
-        self.transport.write(b"%x\r\n%b\r\n" % (len(body), body))
+        if body:
+            self.transport.write(b"%x\r\n%b\r\n" % (len(body), body))
         return True
 
     def _write_chunk(self, body: bytes, more_body: bool) -> None:

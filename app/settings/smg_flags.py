@@ -44,7 +44,7 @@ rdma-listen-ip rdma-slot-ttl-s redis-op-timeout-secs redis-pool-max redis-retent
 rl-control-timeout-secs rl-fanout-concurrency schema-config selection-accounting-ttl-ms
 selection-policy selection-temperature sticky-key-idle-secs storage-hook-wasm-path
 tenant-header-name tenant-rate-limit-config
-tokenizer-cache-l0-max-entries tokenizer-cache-l0-max-memory tokenizer-cache-l1-max-memory
+tokenizer-cache-l0-max-entries tokenizer-cache-l0-max-memory
 worker-overload-token-usage worker-overload-waiting-requests worker-stale-secs worker-stall-secs
 worker-startup-check-interval worker-startup-delay worker-warmup-blocks
 worker-warmup-divert-every worker-warmup-secs worker-warmup-share worker-warmup-thin-ratio

@@ -78,6 +78,23 @@ class TokenSettings(BaseSettings):
             metavar="NAME",
         ),
     ] = None
+    tokenizer_cache_l1_max_memory: Annotated[
+        int,
+        Knob(
+            _TOKENS,
+            "Memory for the tokens of messages that were seen before, such as system prompts and "
+            "earlier turns; 0: every prompt is encoded whole",
+            unit="bytes",
+        ),
+    ] = Field(52_428_800, ge=0, le=1 << 40)
+    tokenizer_processes: Annotated[
+        int,
+        Knob(
+            _TOKENS,
+            "Processes that encode prompts of over 65,536 new characters, so that streams do not "
+            "wait for them; they start with the first such prompt; 0: threads do it",
+        ),
+    ] = Field(1, ge=0, le=64)
     missing_handoff: Annotated[
         Literal["fail", "recompute"],
         Knob(

@@ -20,12 +20,11 @@ import orjson
 from app.errors import InvalidRequest
 from app.protocol.wire_json import JsonObject
 from app.text.chat_template import ChatTemplate
+from app.text.child_process import LENGTH_BYTES, READY, send
 from app.text.prompt_writing import write_prompt
 from app.text.template_files import DEFAULT
 from app.text.tokenizer_files import TokenizerNotLoaded
 
-READY = b"ready"
-LENGTH_BYTES = 8
 _MAX_KEPT = 8
 
 
@@ -67,7 +66,7 @@ def answer(kept: KeptTemplates, request: JsonObject) -> JsonObject:
 def serve(source: IO[bytes], target: IO[bytes], cpu_s: float) -> None:
     """Answers until there is no more request; a request that computes for too long ends it."""
     kept = KeptTemplates()
-    _send(target, READY)
+    send(target, READY)
     while head := source.read(LENGTH_BYTES):
         signal.setitimer(signal.ITIMER_PROF, cpu_s)
         request = orjson.loads(source.read(int.from_bytes(head, "big")))
@@ -76,13 +75,8 @@ def serve(source: IO[bytes], target: IO[bytes], cpu_s: float) -> None:
         except orjson.JSONEncodeError:  # half a surrogate pair, written as an escape
             message = "The chat template writes what is no text."
             data = orjson.dumps({"message": message, "param": "chat_template"})
-        _send(target, data)
+        send(target, data)
         signal.setitimer(signal.ITIMER_PROF, 0)
-
-
-def _send(target: IO[bytes], data: bytes) -> None:
-    target.write(len(data).to_bytes(LENGTH_BYTES, "big") + data)
-    target.flush()
 
 
 def main() -> None:

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-import threading
-import time
 from collections.abc import Mapping
-from contextlib import suppress
 from functools import partial
-from typing import IO, cast
+from typing import cast
 
 import orjson
 
 from app.errors import CapacityError, InvalidRequest
 from app.protocol.prompts import dump_nested
 from app.protocol.wire_json import JsonObject
-from app.text.client_template_child import LENGTH_BYTES, READY
+from app.text.child_process import ChildGone, ChildProcess
 from app.text.encoding_pool import EncodingPool
 from app.text.field_rules import refuse
 from app.text.prompt_writing import FIELDS, ChatPrompt
@@ -26,23 +21,8 @@ MAX_CHARS = 65_536
 CPU_S = 2.0
 MEMORY_BYTES = 1 << 30
 _MAX_WAITING = 64
-# A machine so busy that a second of computing takes ten is no fault of the template.
-_SILENCE_S = 20.0
 _RETRY_AFTER_S = 1
-_START = """\
-import sys
-sys.path[:] = sys.argv.pop().splitlines()
-from app.text.client_template_child import main
-main()
-"""
-
-
-class ChildGone(Exception):
-    """The process has ended; ``was_silent`` if only because nothing came of it for too long."""
-
-    def __init__(self, *, was_silent: bool = False) -> None:
-        super().__init__()
-        self.was_silent = was_silent
+_CHILD = "app.text.client_template_child"
 
 
 class ClientTemplates:
@@ -60,7 +40,7 @@ class ClientTemplates:
         self._pool = EncodingPool(
             n_threads=1, max_waiting=_MAX_WAITING, work="chat templates of clients wait"
         )
-        self._child: _Child | None = None
+        self._child: ChildProcess | None = None
         self._is_closed = False
 
     async def write(
@@ -116,11 +96,12 @@ class ClientTemplates:
                 f"{self._memory_bytes >> 20} MiB of memory",
             )
 
-    def _start(self) -> _Child:
+    def _start(self) -> ChildProcess:
         try:
             if self._child is not None:
                 self._child.end()
-            child = self._child = _Child(self._cpu_s, self._memory_bytes)
+            limits = (str(self._cpu_s), str(self._memory_bytes))
+            child = self._child = ChildProcess(_CHILD, limits, self._memory_bytes)
             if self._is_closed:
                 child.end()
             child.expect_ready()
@@ -147,71 +128,3 @@ def _not_rendered(why: str) -> CapacityError:
         code="chat_template_not_rendered",
         retry_after_s=_RETRY_AFTER_S,
     )
-
-
-class _Child:
-    """The process and the two pipes to it."""
-
-    def __init__(self, cpu_s: float, memory_bytes: int) -> None:
-        self._memory_bytes = memory_bytes
-        limits = (str(cpu_s), str(memory_bytes))
-        self._process = subprocess.Popen(  # noqa: S603 - nothing of it comes from outside
-            [sys.executable, "-I", "-c", _START, *limits, "\n".join(sys.path)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-        )
-
-    @property
-    def is_alive(self) -> bool:
-        """It has not ended yet."""
-        return self._process.poll() is None
-
-    def expect_ready(self) -> None:
-        """Waits until it can be asked.
-
-        Raises:
-            ChildGone: It has ended instead.
-        """
-        if self.ask(b"") != READY:
-            raise ChildGone
-
-    def ask(self, data: bytes) -> bytes:
-        """Sends a message, if it is not empty, and returns the answer.
-
-        Raises:
-            ChildGone: It has ended, or was ended because it was silent.
-        """
-        source, target = self._process.stdout, self._process.stdin
-        if source is None or target is None:
-            raise ChildGone
-        alarm = threading.Timer(_SILENCE_S, self._process.kill)
-        alarm.start()
-        end_s = time.monotonic() + _SILENCE_S
-        try:
-            if data:
-                target.write(len(data).to_bytes(LENGTH_BYTES, "big") + data)
-                target.flush()
-            n_bytes = int.from_bytes(_read(source, LENGTH_BYTES), "big")
-            if n_bytes > self._memory_bytes:  # none of ours would say so
-                raise ChildGone
-            return _read(source, n_bytes)
-        except (ChildGone, OSError, ValueError) as fault:  # the pipe has ended, or is closed
-            raise ChildGone(was_silent=time.monotonic() >= end_s) from fault
-        finally:
-            alarm.cancel()
-
-    def end(self) -> None:
-        """Ends it; at once, for it has nothing to finish."""
-        self._process.kill()
-        self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout):
-            if pipe is not None:
-                with suppress(OSError):  # it flushes what nobody will read
-                    pipe.close()
-
-
-def _read(source: IO[bytes], n_bytes: int) -> bytes:
-    data = source.read(n_bytes)
-    if len(data) < n_bytes:
-        raise ChildGone
-    return data

@@ -58,7 +58,8 @@ async def tokenize(body: JsonObject, served: ServedModel) -> JsonObject:
         refuse("prompt", "must be a string or a list of strings")
     # Chat templates write the special tokens themselves.
     adds = fields.get("add_special_tokens", not is_chat)
-    tokens = await served.tokenizer.encode_all_soon(items, adds)
+    encoded = await served.tokenizer.encode_all_soon(items, adds)
+    tokens = [list(ids) for ids in encoded]
     counts = [len(ids) for ids in tokens]
     strings: Any = None
     if fields.get("return_token_strs", False):

@@ -9,7 +9,7 @@ from google.protobuf.message import DecodeError, Message
 
 from app.upstream.failures import CallCancelled, ConnectFailed, ConnectTimeout
 from app.upstream.h2_channel import H2Channel
-from app.upstream.h2_stream import PREFIX_BYTES, H2Stream
+from app.upstream.h2_stream import PREFIX_BYTES, H2Stream, Sink
 from app.upstream.vllm_channel import Answer
 from app.upstream.vllm_status import unreadable
 
@@ -77,9 +77,9 @@ class GrpcCall(Generic[Answer]):
         finally:
             self._deadline = None
 
-    async def send(self, request: Message) -> None:
+    async def send(self, request: bytes | Message) -> None:
         """Write the message, and that no other follows."""
-        raw = request.SerializeToString()
+        raw = request if isinstance(request, bytes) else request.SerializeToString()
         body = b"".join((b"\x00", len(raw).to_bytes(PREFIX_BYTES - 1, "big"), raw))
         if self._is_cancelled:
             raise CallCancelled
@@ -96,8 +96,12 @@ class GrpcCall(Generic[Answer]):
         if rest:
             await connection.finish(stream, rest)
 
-    async def read(self) -> list[Answer]:
-        """Return the messages that are there, once there is one; none at the proper end."""
+    async def read(self, sink: Sink | None = None) -> list[Answer]:
+        """Return the messages that are there, once there is one; none at the proper end.
+
+        Args:
+            sink: As of :meth:`app.upstream.h2_stream.H2Stream.read`.
+        """
         if self._is_unreadable:
             raise unreadable()
         stream = self._stream
@@ -105,7 +109,7 @@ class GrpcCall(Generic[Answer]):
             raise RuntimeError("The call was not sent.")
         from_bytes, messages = self._answer.FromString, []
         try:
-            for raw in await stream.read():
+            for raw in await stream.read(sink):
                 messages.append(from_bytes(raw))  # noqa: PERF401 - kept although one fails
         except DecodeError:
             if not messages:

@@ -57,7 +57,7 @@ class GrpcioCall:
         if call.done():
             raise ConnectFailed("The connection was lost before the request was sent.")
 
-    async def send(self, request: pb.GenerateRequest) -> None:
+    async def send(self, request: bytes) -> None:
         """As asked for."""
         call = self._made()
         self.was_sent = True
@@ -72,7 +72,10 @@ class GrpcioCall:
             # The worker ended the call before it had the whole request; reading tells its status.
             return
 
-    async def read(self) -> Sequence[pb.GenerateResponse]:
+    async def read(
+        self,
+        sink: Callable[[list[bytes]], bool] | None = None,  # noqa: ARG002 - grpcio has no such way
+    ) -> Sequence[pb.GenerateResponse]:
         """As asked for."""
         try:
             message: Any = await self._made().read()

@@ -11,7 +11,6 @@ import grpc
 import grpc.aio
 
 from app.upstream.failures import BrokenResponse, ConnectFailed, UpstreamError, removal
-from app.upstream.generated import vllm_engine_pb2 as pb
 from app.upstream.grpc_tls import GrpcTls
 from app.upstream.grpcio_call import GrpcioCall
 from app.upstream.grpcio_failures import control_failure, failure_of
@@ -84,9 +83,8 @@ class GrpcioChannel:
             self._channel = grpc.aio.insecure_channel(target, options)
         # The same bytes as a call with one message, but the request is written in a step of its
         # own: how far a failed call got is then known and not guessed from an error text.
-        self._generate = self._channel.stream_stream(
+        self._generate: Any = self._channel.stream_stream(
             GENERATE.path,
-            request_serializer=pb.GenerateRequest.SerializeToString,
             response_deserializer=GENERATE.answer.FromString,
         )
         self._is_closed = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from app.upstream.failures import BrokenResponse, CallCancelled, UpstreamError
@@ -16,6 +17,10 @@ PREFIX_BYTES = 5
 """Before each message: whether it is compressed (one byte), and its length (four)."""
 _CREDIT_BYTES = DEFAULT_WINDOW_BYTES // 2
 """Bytes that were taken before the worker is told that it may send as many again."""
+
+
+Sink = Callable[[list[bytes]], bool]
+"""Takes all of these messages and says so, or takes none."""
 
 
 class H2Stream:
@@ -47,6 +52,7 @@ class H2Stream:
         "_messages",
         "_n_wanted_bytes",
         "_part",
+        "_sink",
         "_waiter",
         "failure",
         "has_sent_all",
@@ -66,6 +72,7 @@ class H2Stream:
         self._part = bytearray()
         self._n_wanted_bytes = 0
         self._waiter: asyncio.Future[None] | None = None
+        self._sink: Sink | None = None
         self.id = 0
         self.n_window_bytes = 0
         self.is_over = self.is_refused = False
@@ -76,8 +83,12 @@ class H2Stream:
 
     # ---- who reads
 
-    async def read(self) -> list[bytes]:
+    async def read(self, sink: Sink | None = None) -> list[bytes]:
         """Returns all messages that are there, once there is one; none at the proper end.
+
+        Args:
+            sink: Is offered the messages that come meanwhile; those that it takes are not
+                returned, and nobody is woken for them.
 
         Raises:
             UpstreamError: The call failed.
@@ -94,10 +105,11 @@ class H2Stream:
                     # The frame must not keep the error that keeps the frame.
                     del failure
             self._waiter = asyncio.get_running_loop().create_future()
+            self._sink = sink
             try:
                 await self._waiter
             finally:
-                self._waiter = None
+                self._waiter = self._sink = None
         messages, self._messages = self._messages, []
         if self.n_held_bytes >= _CREDIT_BYTES:
             self._connection.give_credit(self)
@@ -141,11 +153,21 @@ class H2Stream:
             self._n_wanted_bytes = PREFIX_BYTES
         if at < end:
             self._part = bytearray(data[at:])
-        if self._messages:
-            self._wake()
-        else:
+        if not self._messages:
             self._accept_part()
+        else:
+            self._hand_on()
         return None
+
+    def _hand_on(self) -> None:
+        """Gives messages to the sink of who waits for them, or wakes him."""
+        sink, waiter = self._sink, self._waiter
+        if sink is None or waiter is None or waiter.done() or not sink(self._messages):
+            self._wake()
+            return
+        self._messages.clear()
+        if self.n_held_bytes >= _CREDIT_BYTES:
+            self._connection.give_credit(self)
 
     def _accept_part(self) -> None:
         """Lets the rest of a long message come while its reader has nothing else to read."""

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from types import TracebackType
 from typing import Self
 
 from app.protocol.engine import Chunk, Complete
 from app.upstream.failures import BrokenResponse, CallCancelled, SilenceTimeout, UpstreamError
-from app.upstream.generated import vllm_engine_pb2 as pb
 from app.upstream.vllm_channel import Metadata, Rpc, VllmChannel
-from app.upstream.vllm_messages import from_wire
+from app.upstream.vllm_messages import chunks_of, from_wire
 from app.upstream.vllm_open_calls import OpenCalls
 from app.upstream.vllm_silence import SilenceClock
 from app.upstream.vllm_status import cancelled_here
@@ -36,6 +37,7 @@ class VllmCall:
         RpcFailed: The worker ended the call with an error status.
 
     Args:
+        request: A ``GenerateRequest`` as bytes.
         open_calls: Where the call counts as open, from its connecting to its end.
 
     Attributes:
@@ -45,7 +47,7 @@ class VllmCall:
     def __init__(
         self,
         channel: VllmChannel,
-        request: pb.GenerateRequest,
+        request: bytes,
         open_calls: OpenCalls,
         *,
         metadata: Metadata = (),
@@ -146,13 +148,20 @@ class VllmCall:
                 raise StopAsyncIteration
         return self._unread.pop(0)
 
-    async def read(self) -> list[Chunk | Complete]:
-        """Return all messages that are there, once there is one; none after the proper end."""
+    async def read(
+        self, sink: Callable[[list[Chunk]], bool] | None = None
+    ) -> list[Chunk | Complete]:
+        """Return all messages that are there, once there is one; none after the proper end.
+
+        Args:
+            sink: May be offered the tokens that come meanwhile, but not the end; those that it
+                takes are not returned.
+        """
         rpc = self._rpc
         if rpc is None:
             raise RuntimeError("The call was not entered.")
         while not self._is_over:
-            said = await self._read(rpc)
+            said = await self._read(rpc, sink)
             if said:
                 return said
         if not self._is_complete:
@@ -160,11 +169,13 @@ class VllmCall:
             raise BrokenResponse("The worker ended the answer without completing it.")
         return []
 
-    async def _read(self, rpc: Rpc) -> list[Chunk | Complete]:
+    async def _read(
+        self, rpc: Rpc, sink: Callable[[list[Chunk]], bool] | None
+    ) -> list[Chunk | Complete]:
         if self.n_messages:
             self._clock.start(self._gap_timeout_s)
         try:
-            messages = await rpc.read()
+            messages = await rpc.read(None if sink is None else partial(self._pass_on, sink))
         except (CallCancelled, UpstreamError) as exc:
             self._is_over = True
             if self._is_complete:
@@ -185,6 +196,15 @@ class VllmCall:
                 said.append(frame)
                 self._is_complete = self._is_complete or type(frame) is Complete
         return said
+
+    def _pass_on(self, sink: Callable[[list[Chunk]], bool], messages: list[bytes]) -> bool:
+        """Offer what came to a sink, if it is tokens only."""
+        chunks = chunks_of(messages)
+        if chunks is None or not sink(chunks):
+            return False
+        self.n_messages += len(messages)
+        self._clock.start(self._gap_timeout_s)
+        return True
 
     def _end_call(self) -> None:
         if self._rpc is not None:

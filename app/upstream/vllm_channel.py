@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, Literal, Protocol, TypeVar
 
@@ -72,15 +72,22 @@ class Rpc(Protocol):
             ConnectFailed, ConnectTimeout: There is none. Nothing was sent.
         """
 
-    async def send(self, request: pb.GenerateRequest) -> None:
-        """Write the request. A call that ends meanwhile tells so when it is read.
+    async def send(self, request: bytes) -> None:
+        """Write a ``GenerateRequest``, as bytes.
+
+        A call that ends meanwhile tells so when it is read.
 
         Raises:
             UpstreamError: It could not be written.
         """
 
-    async def read(self) -> Sequence[pb.GenerateResponse]:
+    async def read(
+        self, sink: Callable[[list[bytes]], bool] | None = None
+    ) -> Sequence[pb.GenerateResponse]:
         """Return the messages that are there, once there is one; none at the proper end.
+
+        Args:
+            sink: May be offered what comes meanwhile, unread; it takes all of that or nothing.
 
         Raises:
             UpstreamError: The call failed.

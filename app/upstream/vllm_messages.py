@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from google.protobuf.message import DecodeError
+
 from app.protocol.engine import (
     Candidate,
     Chunk,
@@ -11,11 +13,41 @@ from app.protocol.engine import (
     Sampling,
     TokenLogprob,
 )
+from app.protocol.token_ids import TokenIds, varint
 from app.upstream.generated import vllm_engine_pb2 as pb
 
+# The heads of fields on the wire: GenerateRequest.tokenized, and the two in TokenizedInput.
+_TOKENIZED, _ORIGINAL_TEXT, _INPUT_IDS = b"\x12", b"\x0a", b"\x12"
+_MAX_TEXT_CHARS = 4096
+"""A longer prompt is sent without its text: that is for the engine's log, and goes to both legs."""
+_OPTIONAL = (
+    "temperature",
+    "max_tokens",
+    "logprobs",
+    "prompt_logprobs",
+    "seed",
+    "truncate_prompt_tokens",
+)
+_PLAIN = (
+    "min_p",
+    "frequency_penalty",
+    "presence_penalty",
+    "min_tokens",
+    "stop",
+    "stop_token_ids",
+    "skip_special_tokens",
+    "spaces_between_special_tokens",
+    "ignore_eos",
+    "include_stop_str_in_output",
+    "logit_bias",
+)
 
-def to_wire(request: EngineRequest) -> pb.GenerateRequest:
-    """Write a request.
+
+def to_wire(request: EngineRequest) -> bytes:
+    """Write a ``GenerateRequest``.
+
+    The prompt's tokens are written once for both legs, in bulk, and put beside the rest: the
+    fields of a message may come in any order.
 
     Raises:
         ValueError: A number does not fit its field (token ids and counts are unsigned 32 bits,
@@ -23,9 +55,6 @@ def to_wire(request: EngineRequest) -> pb.GenerateRequest:
     """
     message = pb.GenerateRequest(
         request_id=request.request_id,
-        tokenized=pb.TokenizedInput(
-            original_text=request.prompt_text, input_ids=request.prompt_ids
-        ),
         sampling_params=_sampling(request.sampling),
         stream=request.stream,
     )
@@ -34,32 +63,30 @@ def to_wire(request: EngineRequest) -> pb.GenerateRequest:
         message.kv_transfer_params_json = request.handoff_json
     if request.dp_rank is not None:
         message.data_parallel_rank = request.dp_rank
-    return message
+    ids = request.prompt_ids
+    try:
+        packed = (ids if isinstance(ids, TokenIds) else TokenIds(ids)).packed
+    except OverflowError as fault:
+        raise ValueError(f"A token id does not fit the wire: {fault}.") from None
+    text = request.prompt_text.encode() if len(request.prompt_text) <= _MAX_TEXT_CHARS else b""
+    parts = [_ORIGINAL_TEXT, varint(len(text)), text] if text else []
+    parts += [_INPUT_IDS, varint(len(packed)), packed] if packed else []
+    n_bytes = sum(map(len, parts))
+    return b"".join((message.SerializeToString(), _TOKENIZED, varint(n_bytes), *parts))
 
 
 def _sampling(asked: Sampling) -> pb.SamplingParams:
+    # What is 0, false or empty is not written anyway, and setting it would take half of the time.
+    values = {name: value for name in _PLAIN if (value := getattr(asked, name))}
+    for name in _OPTIONAL:
+        if (value := getattr(asked, name)) is not None:
+            values[name] = value
     message = pb.SamplingParams(
-        temperature=asked.temperature,
         top_p=1.0 if asked.top_p is None else asked.top_p,
         top_k=max(0, asked.top_k or 0),
-        min_p=asked.min_p,
-        frequency_penalty=asked.frequency_penalty,
-        presence_penalty=asked.presence_penalty,
         repetition_penalty=1.0 if asked.repetition_penalty is None else asked.repetition_penalty,
-        max_tokens=asked.max_tokens,
-        min_tokens=asked.min_tokens,
-        stop=asked.stop,
-        stop_token_ids=asked.stop_token_ids,
-        skip_special_tokens=asked.skip_special_tokens,
-        spaces_between_special_tokens=asked.spaces_between_special_tokens,
-        ignore_eos=asked.ignore_eos,
         n=1,
-        logprobs=asked.logprobs,
-        prompt_logprobs=asked.prompt_logprobs,
-        seed=asked.seed,
-        include_stop_str_in_output=asked.include_stop_str_in_output,
-        logit_bias=asked.logit_bias,
-        truncate_prompt_tokens=asked.truncate_prompt_tokens,
+        **values,
     )
     if asked.constraint is not None:
         _constrain(message, asked.constraint)
@@ -81,6 +108,21 @@ def from_wire(message: pb.GenerateResponse) -> Chunk | Complete | None:
     if kind == "chunk":
         return _chunk(message.chunk)
     return _complete(message.complete) if kind == "complete" else None
+
+
+def chunks_of(messages: list[bytes]) -> list[Chunk] | None:
+    """Read messages of tokens; None if one is something else, or is not readable."""
+    read = pb.GenerateResponse.FromString
+    chunks = []
+    try:
+        for data in messages:
+            message = read(data)
+            if message.WhichOneof("response") != "chunk":
+                return None
+            chunks.append(_chunk(message.chunk))
+    except DecodeError:
+        return None
+    return chunks
 
 
 def _chunk(chunk: pb.GenerateStreamChunk) -> Chunk:

@@ -16,7 +16,7 @@ from app.upstream.failures import ConnectFailed
 from app.upstream.vllm_call import VllmCall
 from app.upstream.vllm_status import HTTP_STATUS
 from tests.flow.fleet import BOUND_S, CHAT, Got, body_of, until
-from tests.flow.vllm_fleet import SHORT_LEASE_S, VllmFleet, fleet_of
+from tests.flow.vllm_fleet import SHORT_LEASE_S, VllmFleet, fleet_of, sent_by
 
 pytestmark = pytest.mark.usefixtures("both_grpc_clients")
 
@@ -279,7 +279,7 @@ async def test_second_choice_finds_prefill_gone(
 
     async def connect_once(call: VllmCall) -> None:
         nonlocal n_prefill_legs
-        n_prefill_legs += call._request.sampling_params.ignore_eos
+        n_prefill_legs += sent_by(call).sampling_params.ignore_eos
         if n_prefill_legs == 2:
             raise ConnectFailed("nobody there")
         await connect(call)

@@ -19,6 +19,7 @@ from tests.flow.vllm_fleet import (
     SHORT_LEASE_S,
     fleet_of,
     record_handoffs,
+    sent_by,
     serving,
     sim,
 )
@@ -234,7 +235,7 @@ async def test_stale_handoff(
     async def connect_slowly(call: VllmCall) -> None:
         nonlocal n_left
         await connect(call)
-        if call._request.HasField("kv_transfer_params_json") and not _is_tag(call) and n_left:
+        if sent_by(call).HasField("kv_transfer_params_json") and not _is_tag(call) and n_left:
             n_left -= 1
             await asyncio.sleep(SHORT_LEASE_S * 0.4)
 
@@ -254,7 +255,7 @@ async def test_stale_handoff(
 
 
 def _is_tag(call: VllmCall) -> bool:
-    found: bool = json.loads(call._request.kv_transfer_params_json)["do_remote_decode"]
+    found: bool = json.loads(sent_by(call).kv_transfer_params_json)["do_remote_decode"]
     return found
 
 

@@ -21,7 +21,7 @@ from app.dispatch.token_leg import Frames
 from app.sim import VllmFault, VllmFaultKind
 from app.upstream.vllm_call import VllmCall
 from tests.flow.fleet import CHAT, COMPLETIONS, GENERATE, body_of, until
-from tests.flow.vllm_fleet import VllmFleet, asked, fleet_of
+from tests.flow.vllm_fleet import VllmFleet, asked, fleet_of, sent_by
 
 BOTH = pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 CONNECTORS = pytest.mark.parametrize("connector", ["nixl", "mooncake"])
@@ -72,7 +72,7 @@ async def test_during_prefill(
 
 def is_decode_leg(call: VllmCall) -> bool:
     """Whether a call carries a handoff to its reader."""
-    found: bool = json.loads(call._request.kv_transfer_params_json)["do_remote_prefill"]
+    found: bool = json.loads(sent_by(call).kv_transfer_params_json)["do_remote_prefill"]
     return found
 
 

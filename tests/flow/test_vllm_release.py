@@ -12,7 +12,7 @@ import pytest
 from app.sim import VllmFault, VllmFaultKind, VllmSim
 from app.upstream.vllm_call import VllmCall
 from tests.flow.fleet import CHAT, body_of
-from tests.flow.vllm_fleet import SHORT_LEASE_S, VllmFleet, fleet_of
+from tests.flow.vllm_fleet import SHORT_LEASE_S, VllmFleet, fleet_of, sent_by
 
 pytestmark = pytest.mark.usefixtures("both_grpc_clients")
 
@@ -60,7 +60,7 @@ async def test_client_leaves_an_unreachable_decode(
     is_there, connect = asyncio.Event(), VllmCall.connect
 
     async def connect_in_vain(call: VllmCall) -> None:
-        if json.loads(call._request.kv_transfer_params_json)["do_remote_prefill"]:
+        if json.loads(sent_by(call).kv_transfer_params_json)["do_remote_prefill"]:
             is_there.set()
             monkeypatch.setattr(VllmCall, "connect", connect)
             await asyncio.Event().wait()

@@ -24,6 +24,7 @@ from app.sim.folder_tokenizer import FolderTokenizer
 from app.sim.listener import Listener
 from app.sim.vllm_server import CONNECTORS
 from app.upstream.generated import vllm_engine_pb2 as pb
+from app.upstream.vllm_call import VllmCall
 from app.workers.worker import Worker
 from tests.flow.fleet import BOUND_S, Fleet
 
@@ -186,6 +187,11 @@ async def serving(
         finally:
             listener.kill()
             await listener.settle()
+
+
+def sent_by(call: VllmCall) -> pb.GenerateRequest:
+    """What a call writes."""
+    return pb.GenerateRequest.FromString(call._request)
 
 
 def asked(worker: VllmSim, index: int = 0) -> pb.GenerateRequest:

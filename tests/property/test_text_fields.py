@@ -127,7 +127,7 @@ def run(coroutine: Coroutine[Any, Any, TextRequest]) -> TextRequest:
 def sent(request: TextRequest, slot: int = 0) -> pb.SamplingParams:
     """What a worker reads of the sampling of a choice."""
     message = to_wire(request.engine_request(slot, "x"))
-    return pb.GenerateRequest.FromString(message.SerializeToString()).sampling_params
+    return pb.GenerateRequest.FromString(message).sampling_params
 
 
 @st.composite

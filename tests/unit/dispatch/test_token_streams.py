@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import pytest
+
 from app.dispatch.token_answer import TokenAnswer
+from app.dispatch.token_leg import Frames, Sink
 from app.dispatch.token_streams import TokenStream
 from app.protocol.engine import Chunk, Complete
 from app.text.answer import TokenCount
@@ -17,7 +20,7 @@ class Call(TokenAnswer):
         super().__init__()
         self.reads = list(reads)
 
-    async def read(self) -> Sequence[Chunk | Complete]:
+    async def read(self, sink: Sink | None = None) -> Frames:
         return self.reads.pop(0) if self.reads else ()
 
     async def settle(self) -> None:
@@ -63,3 +66,52 @@ async def test_messages_that_came_together_are_sent_together() -> None:
     stream = TokenStream(call, [chunk(1), chunk(2)], Events())
     sent = [events async for events in stream]
     assert sent == [b"[[1]];[[2]];", b"[[3]];", b"[[4]];[[5]];[[]];DONE"]
+
+
+class Offering(Call):
+    """Offers each read to the sink first, as a connection does while somebody waits."""
+
+    n_wakes = 0
+
+    async def read(self, sink: Sink | None = None) -> Frames:
+        while self.reads:
+            frames = self.reads.pop(0)
+            chunks = [frame for frame in frames if isinstance(frame, Chunk)]
+            if sink is None or len(chunks) < len(frames) or not sink(chunks):
+                self.n_wakes += 1
+                return frames
+        return ()
+
+
+async def test_events_are_passed_on_without_the_task() -> None:
+    """While the client takes them; what he does not take goes the whole way, in order."""
+    end = Complete((), "stop", 1, 3, 0)
+    call = Offering([chunk(2), chunk(3)], [chunk(4)], [chunk(5)], [end])
+    stream = TokenStream(call, [chunk(1)], Events())
+    sent: list[bytes] = []
+
+    def push(events: bytes) -> bool:
+        if len(sent) == 1:
+            return False
+        if events:
+            sent.append(events)
+        return True
+
+    said = [await anext(stream)]
+    stream.push_to(push)
+    said += [events async for events in stream]
+    assert sent == [b"[[2]];[[3]];"]
+    assert said == [b"[[1]];", b"[[4]];", b"[[5]];", b"[[]];DONE"]
+    assert call.n_wakes == 3
+
+
+async def test_fault_of_a_passed_event_is_the_requests() -> None:
+    """It must not end the connection, which carries other requests, too."""
+    call = Offering([chunk(2)], [chunk(3)])
+    events = Events()
+    stream = TokenStream(call, [chunk(1)], events)
+    assert await anext(stream) == b"[[1]];"
+    stream.push_to(lambda _: True)
+    events.feed = lambda _slot, _frames: 1 / 0  # type: ignore[assignment, method-assign, return-value]
+    with pytest.raises(ZeroDivisionError):
+        await anext(stream)

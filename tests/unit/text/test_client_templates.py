@@ -12,9 +12,10 @@ import orjson
 import pytest
 
 from app.errors import CapacityError, InvalidRequest
-from app.text import client_template_child, client_templates
+from app.text import child_process, client_template_child
 from app.text.chat_template import ChatTemplate
-from app.text.client_template_child import LENGTH_BYTES, KeptTemplates, answer, serve
+from app.text.child_process import LENGTH_BYTES
+from app.text.client_template_child import KeptTemplates, answer, serve
 from app.text.client_templates import MAX_CHARS, ClientTemplates
 from app.text.prompt_writing import ChatPrompt
 
@@ -153,7 +154,7 @@ async def test_process_that_cannot_start(
 ) -> None:
     """503: no fault of the client's."""
     for fault in ("import sys; sys.exit(3)", "print('not what was expected')"):
-        monkeypatch.setattr(client_templates, "_START", fault)
+        monkeypatch.setattr(child_process, "_START", fault)
         with pytest.raises(CapacityError) as caught:
             await write(templates, "a")
         assert (caught.value.status, caught.value.code) == (503, "chat_template_not_rendered")
@@ -169,7 +170,7 @@ async def test_silent_process_is_ended(
     child = templates._child
     assert child is not None
     child._process.send_signal(19)  # SIGSTOP
-    monkeypatch.setattr(client_templates, "_SILENCE_S", 0.2)
+    monkeypatch.setattr(child_process, "_SILENCE_S", 0.2)
     with pytest.raises(CapacityError, match="silent"):
         await write(templates, "b")
     monkeypatch.undo()

@@ -46,13 +46,13 @@ async def read(served: ServedModel, **body: Any) -> TextRequest:
     ("body", "expected"),
     [
         ({"messages": [USER]}, []),
-        ({"messages": [USER] * 50}, ["encode"]),
-        ({"messages": [USER] * 51}, ["write_prompt", "encode"]),
-        ({"messages": [USER] * 501}, ["read_messages", "write_prompt", "encode"]),
+        ({"messages": [USER] * 50}, []),
+        ({"messages": [USER] * 51}, ["write_prompt"]),
+        ({"messages": [USER] * 501}, ["read_messages", "write_prompt"]),
         ({"messages": [{"role": "user", "content": PARTS * 500}]}, ["read_messages"]),
         ({"messages": [{"role": "assistant", "tool_calls": [CALL] * 500}]}, ["read_messages"]),
-        ({"prompt": "a" * 1024}, []),
-        ({"prompt": "a" * 1025}, ["encode_all"]),
+        ({"prompt": "a" * 6144}, []),
+        ({"prompt": "b" * 6145}, ["encode_all"]),
         ({"prompt": ["a" * 10] * 102}, []),
         ({"prompt": ["a" * 10] * 103}, ["encode_all"]),
         ({"text": ["a" * 10] * 103}, ["encode_all"]),
@@ -79,7 +79,8 @@ async def test_tokenizing(served: ServedModel, jobs: list[str]) -> None:
     assert ["".join(strings) for strings in got["token_strs"]] == texts
     await tokenize({"prompt": texts[:2], "return_token_strs": True}, served)
     await tokenize({"messages": [USER] * 501}, served)
-    assert jobs[2:] == ["read_messages", "write_prompt", "encode_all"]
+    # All messages are one, which is encoded once.
+    assert jobs[2:] == ["read_messages", "write_prompt"]
 
 
 async def test_errors_come_back(served: ServedModel, jobs: list[str]) -> None:

@@ -13,6 +13,7 @@ from app.text.chat_request import read_chat
 from app.text.completion_request import read_completion
 from app.text.sampling import for_choice
 from app.text.served_model import ServedModel
+from app.upstream.generated import vllm_engine_pb2 as pb
 from app.upstream.vllm_messages import to_wire
 
 MESSAGES = [{"role": "user", "content": "Hello"}]
@@ -22,6 +23,12 @@ async def sampling(served: ServedModel, **members: Any) -> Sampling:
     """The sampling of a chat body with these members."""
     request = await read_chat({"messages": MESSAGES, **members}, served)
     return request.prompts[0].sampling
+
+
+def on_wire(made: Sampling) -> pb.SamplingParams:
+    """The sampling as a worker reads it."""
+    message = to_wire(EngineRequest("x", [1], "", made, stream=False))
+    return pb.GenerateRequest.FromString(message).sampling_params
 
 
 async def test_nothing_set(served: ServedModel) -> None:
@@ -248,9 +255,9 @@ async def test_what_hostile_clients_send(
 async def test_numbers_too_small_for_the_wire(served: ServedModel) -> None:
     """The servicer takes a 0 for a field that was left out: greedy would become random."""
     made = await sampling(served, top_p=1e-300, repetition_penalty=1e-300, stop="a" * 1024)
-    sent = to_wire(EngineRequest("x", [1], "", made, stream=False)).sampling_params
+    sent = on_wire(made)
     assert 0 < sent.top_p < 1e-37
     assert 0 < sent.repetition_penalty < 1e-37
     largest = await sampling(served, repetition_penalty=3.4e38)
-    sent = to_wire(EngineRequest("x", [1], "", largest, stream=False)).sampling_params
+    sent = on_wire(largest)
     assert sent.repetition_penalty < float("inf")

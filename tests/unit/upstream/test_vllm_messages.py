@@ -20,7 +20,7 @@ from app.upstream.vllm_messages import from_wire, to_wire
 def ask(sampling: Sampling, **named: object) -> pb.GenerateRequest:
     """A request as the worker reads it."""
     request = EngineRequest("id-1", [5, 6], "hi", sampling, stream=True, **named)  # type: ignore[arg-type]
-    return pb.GenerateRequest.FromString(to_wire(request).SerializeToString())
+    return pb.GenerateRequest.FromString(to_wire(request))
 
 
 def test_what_is_unset_gets_neutral_values() -> None:
