@@ -89,6 +89,7 @@ class FakeGateway:
     url_guard: UrlGuard = field(default_factory=UrlGuard)
     aliases: dict[str, str] = field(default_factory=dict)
     decodes_alone: bool = False
+    state: None = None
 
     def __post_init__(self) -> None:
         self.texts = ModelTexts(self.registry, cast("WorkerClients", self.clients), TextSettings())
