@@ -129,8 +129,8 @@ async def decisions(n_pairs: int) -> None:
     hashes = {id(ask.facts): entering.block_hashes(ask.facts) for ask in asks}
     setattr(entering, "block_hashes", lambda facts: hashes[id(facts)])  # noqa: B010
     print(f"{'queue, hashes at hand':<44} {await _rate(fleet.scheduler, asks, n_pairs):10,.0f}")
+    registry, _ = _workers(n_pairs)
     for name in ("least_load", "round_robin", "power_of_two", "cache_aware", "prefix_hash"):
-        registry, _ = _workers(n_pairs)
         scheduler = LocalScheduler(registry, POLICIES[name](), LeastLoad(), time.monotonic)
         print(f"{name:<44} {await _rate(scheduler, asks, n_pairs):10,.0f}", flush=True)
 
