@@ -49,7 +49,7 @@ class SchedulingSettings(BaseSettings):
         Knob(
             _QUEUE,
             "Prefill ranks that the queue feeds. 36 bytes a block of 128 tokens of the index, and "
-            "8 more for each 64 above 192; other ranks get their share by the prefill policy",
+            "4 more for each 32 above 192; other ranks get their share by the prefill policy",
             unit="ranks",
         ),
     ] = Field(192, ge=1, le=16_384)

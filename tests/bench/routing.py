@@ -8,7 +8,8 @@
 The fleet is simulated SGLang workers in processes of their own: chunked prefill with two batches
 in flight, transfer, decode. ``--speed`` makes its clock and the trace run faster; all times are
 printed in the fleet's seconds. Every router sees the same requests at the same moments, one
-router at a time, each on a fleet started anew. ``(twin)`` is what ``tandem replay`` foretells.
+router at a time, each on a fleet started anew. ``(twin)`` is what ``tandem replay --plays 5``
+foretells: which of the requests that come together is first is luck in real time, too.
 """
 
 from __future__ import annotations
@@ -28,10 +29,11 @@ from routing_plot import draw
 from traces import prompt
 
 from app.twin.fleet import FleetShape
-from app.twin.replay import replay
+from app.twin.replay import replay_often
 from app.twin.report import HEADING, Figures
 from app.twin.trace import BadTrace, Row
 
+_N_PLAYS = 5
 _RATIOS = ("mean", "p99", "max", "busy")
 
 
@@ -125,7 +127,7 @@ def _foretell(
         return
     # The twin knows nothing of processes.
     for name in [name for name in runs if not name.startswith("smg") and "," not in name]:
-        print(replay(rows, shape, name).line(f"{name} (twin)"), flush=True)
+        print(replay_often(rows, shape, name, _N_PLAYS).line(f"{name} (twin)"), flush=True)
 
 
 def _compare(runs: dict[str, list[Figures]]) -> None:

@@ -10,6 +10,7 @@ import argparse
 import asyncio
 import resource
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -17,6 +18,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
+from app.policies.catalog import POLICIES
 from app.policies.least_load import LeastLoad
 from app.protocol.facts import peek
 from app.protocol.routes import Route
@@ -25,7 +27,7 @@ from app.scheduling.prefix_index import PrefixIndex
 from app.scheduling.prompt_blocks import BLOCK_TOKENS
 from app.scheduling.queue_parts import QueueLimits
 from app.scheduling.queue_scheduler import QueueScheduler
-from app.scheduling.scheduler import Ask, LocalScheduler, Outcome
+from app.scheduling.scheduler import Ask, Grant, LocalScheduler, Outcome, Scheduler
 from app.workers.rank_load import RankLoad
 from app.workers.registry import Registry
 from app.workers.states import State
@@ -33,6 +35,7 @@ from app.workers.worker import Role, Worker, WorkerInfo, WorkerSpec
 
 N_TOKENS = 32_768
 N_BLOCKS = N_TOKENS // BLOCK_TOKENS
+N_DECISIONS = 1000
 FACTS = replace(peek(Route.GENERATE, b'{"text":"x"}'), n_prompt_tokens=N_TOKENS, max_tokens=10)
 
 
@@ -46,20 +49,11 @@ def line(what: str, times_s: list[float], limit: str = "") -> None:
 class Fleet:
     """A scheduler with a queue before many idle pairs, each just heard of."""
 
-    def __init__(self, n_pairs: int) -> None:
-        registry = Registry(now_s=time.monotonic)
+    def __init__(self, n_pairs: int, n_places: int = 192) -> None:
+        registry, self._prefills = _workers(n_pairs)
         early = LocalScheduler(registry, LeastLoad(), LeastLoad(), time.monotonic)
-        limits = QueueLimits(poll_s=100.0)
+        limits = QueueLimits(poll_s=100.0, n_places=n_places)
         self.scheduler = QueueScheduler(early, registry, time.monotonic, limits)
-        self._prefills: list[Worker] = []
-        info = WorkerInfo(("m",), chunked_prefill_size=8192, max_total_tokens=4_000_000)
-        for role in (Role.PREFILL, Role.DECODE):
-            for number in range(n_pairs):
-                worker = registry.add(WorkerSpec(f"http://{role}-{number}", role))
-                registry.set_info(worker, info)
-                registry.set_state(worker, State.READY)
-                if role is Role.PREFILL:
-                    self._prefills.append(worker)
 
     def say_idle(self) -> None:
         """Every prefill worker tells that nothing waits there."""
@@ -103,6 +97,62 @@ class Fleet:
             if not task.cancelled():
                 self.scheduler.done(task.result(), Outcome.OK)
         return times_s
+
+
+def _workers(n_pairs: int) -> tuple[Registry, list[Worker]]:
+    """A registry of ready pairs, and the prefill workers among them."""
+    registry, prefills = Registry(now_s=time.monotonic), []
+    info = WorkerInfo(("m",), chunked_prefill_size=8192, max_total_tokens=4_000_000)
+    for role in (Role.PREFILL, Role.DECODE):
+        for number in range(n_pairs):
+            worker = registry.add(WorkerSpec(f"http://{role}-{number}", role))
+            registry.set_info(worker, info)
+            registry.set_state(worker, State.READY)
+            if role is Role.PREFILL:
+                prefills.append(worker)
+    return registry, prefills
+
+
+async def decisions(n_pairs: int) -> None:
+    """Prints how many requests a second one core decides on, by the queue and by each policy.
+
+    From asking to giving back, half as many requests under way as there are pairs. Nobody waits.
+    """
+    where = f"{n_pairs} pairs, {n_pairs // 2} requests under way"
+    print(f"{where:<44} {'a second':>10}", flush=True)
+    numbers = np.random.default_rng(1)
+    # A prompt comes again once it has been given back: its holder is free then.
+    texts = [numbers.bytes(4 * N_TOKENS) for _ in range(n_pairs // 2 + 1)]
+    asks = [Ask(replace(FACTS, model="m", prompt_key=text)) for text in texts]
+    fleet = Fleet(n_pairs, n_places=n_pairs)
+    fleet.say_idle()
+    hashes = {id(ask.facts): entering.block_hashes(ask.facts) for ask in asks}
+    setattr(entering, "block_hashes", lambda facts: hashes[id(facts)])  # noqa: B010
+    print(f"{'queue, hashes at hand':<44} {await _rate(fleet.scheduler, asks, n_pairs):10,.0f}")
+    registry, _ = _workers(n_pairs)
+    for name in ("least_load", "round_robin", "power_of_two", "cache_aware", "prefix_hash"):
+        scheduler = LocalScheduler(registry, POLICIES[name](), LeastLoad(), time.monotonic)
+        print(f"{name:<44} {await _rate(scheduler, asks, n_pairs):10,.0f}", flush=True)
+
+
+async def _rate(scheduler: Scheduler, asks: list[Ask], n_pairs: int) -> float:
+    under_way: deque[Grant] = deque()
+    began_s = time.thread_time()
+    for number in range(n_pairs // 2 + N_DECISIONS):
+        if number == n_pairs // 2:
+            began_s = time.thread_time()
+        under_way.append(await scheduler.ask(asks[number % len(asks)]))
+        if number >= n_pairs // 2:
+            grant = under_way.popleft()
+            scheduler.prefill_ended(grant)
+            scheduler.done(grant, Outcome.OK)
+        # What the queue does after its answer is part of it.
+        await asyncio.sleep(0)
+    took_s = time.thread_time() - began_s
+    scheduler.close()
+    for grant in under_way:
+        scheduler.done(grant, Outcome.OK)
+    return N_DECISIONS / took_s
 
 
 def fill(index: PrefixIndex, n_blocks: int, n_ranks: int) -> list[float]:
@@ -163,7 +213,11 @@ def main() -> None:
     words.add_argument("--pairs", type=int, default=100)
     words.add_argument("--index-mb", type=int, default=400)
     words.add_argument("--blocks", type=int, default=15_000_000)
+    words.add_argument("--decisions", type=int, metavar="PAIRS", help="only decisions a second")
     asked = words.parse_args()
+    if asked.decisions:
+        asyncio.run(decisions(asked.decisions))
+        return
     print(f"{'microseconds of CPU':<44} {'p50':>10} {'p99':>10} {'longest':>10}   limit")
     asyncio.run(grants(asked.pairs))
     index(asked.index_mb, asked.blocks)
