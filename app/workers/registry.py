@@ -148,6 +148,7 @@ class Registry:
         if taken is not None:
             raise DuplicateWorker(spec.address, self._workers[taken])
         worker = self._make(spec)
+        self._removed.pop(spec.id, None)
         self._workers[spec.id] = worker
         self._ids_by_url[identity] = spec.id
         self._changed("added", worker)
