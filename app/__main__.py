@@ -43,7 +43,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             return size(words[1:])
         settings = cli.load(words)
         # Imported here, so that --help and refusals are quick.
-        if settings.workers > 1:
+        if settings.workers > 1 or settings.brain_port is not None:
+            if settings.brain_secret is not None and settings.brain_port is not None:
+                from app.server.hash_seed import hash_alike  # noqa: PLC0415
+
+                hash_alike(settings.brain_secret.get_secret_value())
             from app.server.many import serve as serve_many  # noqa: PLC0415
 
             return serve_many(settings)

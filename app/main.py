@@ -97,6 +97,11 @@ def create_app(
     """
     if settings is None:
         settings = load()
+    if settings.brain_port is not None and seat is None:
+        raise SettingsError(
+            f"{flag_name('brain_port')} {settings.brain_port}: only python -m app (or tandem) runs "
+            "a process that decides for others; start it so."
+        )
     if settings.workers > 1 and seat is None:
         raise SettingsError(
             f"{flag_name('workers')} {settings.workers}: only python -m app (or tandem) runs "

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from app.clock import Clock
     from app.cluster.ask_words import Wants
+    from app.cluster.leading import Leading
     from app.cluster.wire import Message
     from app.cluster.worker_copy import Pulse
     from app.observability.process_watch import ProcessWatch
@@ -47,17 +48,23 @@ class BrainSeat:
         listener: A Unix socket that listens already; it outlives the process.
         epoch: Which brain this is, from 1.
         n_pipes: How many pipes there are.
+        leading: Has it decide for other replicas too.
 
     Attributes:
         name: As logs call the process.
         call: Serves a request of the control plane; set by who has the routes.
         wants: Returns what of prompts the scheduler needs; set likewise.
+        replica: Names this gateway among all, also after this process began anew; set likewise.
         shown: The metrics of all processes.
         fleet: Tells what only this process knows of the last minutes; set by who knows it.
     """
 
-    def __init__(self, listener: socket.socket, epoch: int, n_pipes: int) -> None:
+    def __init__(
+        self, listener: socket.socket, epoch: int, n_pipes: int, leading: Leading | None = None
+    ) -> None:
         self.name = "brain"
+        self.leading = leading
+        self.replica = ""
         self.call: Call
         self.wants: Callable[[], Wants]
         self._listener = listener
@@ -127,13 +134,22 @@ class BrainSeat:
             for desk in self._desks:
                 self._welcome(desk)
             pulsing = tasks.create_task(self._pulse())
+            serving = None if self.leading is None else self._lead(self.leading)
             try:
                 yield
             finally:
                 server.close()
                 pulsing.cancel()
+                if serving is not None:
+                    serving.cancel()
                 for desk in tuple(self._desks):
                     desk.wire.abort()
+
+    def _lead(self, leading: Leading) -> asyncio.Task[None]:
+        """Opens the door to pipes of other replicas; this one's are told who decides."""
+        leading.wants = self.wants
+        leading.on_change = lambda: self.tell_all("leader", *leading.leader)
+        return self._desk_parts[-1].create_task(leading.serve(*self._desk_parts))
 
     async def _hear_all(self) -> None:
         end_s = asyncio.get_running_loop().time() + RESTORE_S
@@ -176,6 +192,8 @@ class BrainSeat:
         self._desks[desk] = True
         copies = [copy_of(worker) for worker in self._registry.workers()]
         desk.wire.tell("welcome", self._epoch, copies, self._revision, self.wants())
+        if self.leading is not None:
+            desk.wire.tell("leader", *self.leading.leader)
 
     @property
     def _revision(self) -> tuple[int, int]:

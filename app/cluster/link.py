@@ -127,9 +127,7 @@ class Link:
         self._ended.clear()
         try:
             async with asyncio.timeout(_CONNECT_S):
-                _, wire = await loop.create_unix_connection(
-                    lambda: Wire(self._hear, self._ended.set), self._path
-                )
+                wire = await self._dial()
         except (OSError, TimeoutError):
             return
         self._wire = wire
@@ -151,6 +149,12 @@ class Link:
         finally:
             wire.abort()
             self._lose()
+
+    async def _dial(self) -> Wire:
+        _, wire = await asyncio.get_running_loop().create_unix_connection(
+            lambda: Wire(self._hear, self._ended.set), self._path
+        )
+        return wire
 
     def _hear(self, message: Message) -> None:
         what = message[0]

@@ -21,7 +21,7 @@ _OF_BRAIN = (
     *("tandem_worker_kv_held", "tandem_worker_breaker", "tandem_worker_failures"),
     *("tandem_queue_", "tandem_capacity_tokens", "tandem_prefix_index", "tandem_fed_tokens"),
     *("tandem_early_bound", "tandem_kv_event", "tandem_prefix_view"),
-    *("tandem_state_store",),
+    *("tandem_state_store", "tandem_replicas_"),
 )
 _OF_EACH = ("process_", "tandem_loop_lag", "tandem_gc_pause")
 _FIRST = "process_start_time_seconds"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from app.cluster.ask_words import Wants
 from app.cluster.far_scheduler import FarScheduler
+from app.cluster.led_scheduler import HomeLink, LeadLink, LedScheduler
 from app.cluster.link import Link
 from app.cluster.mirror import FarHealth, Mirror
 from app.cluster.worker_copy import copy_of
@@ -39,6 +40,7 @@ class PipeSeat:
     Args:
         number: Which of the pipes, from 1.
         path: The brain's socket.
+        secret: Of all replicas, if one brain decides for them.
 
     Attributes:
         name: As logs call the process.
@@ -47,9 +49,11 @@ class PipeSeat:
             in a thread.
     """
 
-    def __init__(self, number: int, path: str) -> None:
+    def __init__(self, number: int, path: str, secret: str = "") -> None:
         self.name = f"pipe-{number}"
-        self.link = Link(path, self._greet, self._hear)
+        self.lead = LeadLink(secret) if secret else None
+        here = path, self._greet, self._hear
+        self.link = Link(*here) if self.lead is None else HomeLink(*here, lead=self.lead)
         self.shows: dict[str, Callable[..., Any]] = {"page": list}
         self._number = number
         self._wants = Wants()
@@ -61,6 +65,7 @@ class PipeSeat:
             "gone": self._lose,
             "end": self._end,
             "show": self._show,
+            "leader": self._follow_leader,
         }
 
     def registry(self, now_s: Clock, make_breaker: Callable[[Any], Breaker]) -> Mirror:
@@ -80,7 +85,9 @@ class PipeSeat:
     def scheduler(self, solos: SoloChooser, now_s: Clock) -> FarScheduler:
         """Builds the scheduler."""
         early = LocalScheduler(self._mirror, LeastLoad(), LeastLoad(), now_s, solos)
-        self._scheduler = FarScheduler(self.link, self._mirror, early, lambda: self._wants)
+        parts = self.link, self._mirror, early, lambda: self._wants
+        lead = self.lead
+        self._scheduler = FarScheduler(*parts) if lead is None else LedScheduler(*parts, lead=lead)
         return self._scheduler
 
     @asynccontextmanager
@@ -89,6 +96,8 @@ class PipeSeat:
         async with asyncio.TaskGroup() as tasks:
             self._tasks = tasks
             keeping = [tasks.create_task(self.link.run()), tasks.create_task(self._report())]
+            if self.lead is not None:
+                keeping.append(tasks.create_task(self.lead.run()))
             await self.link.welcomed(FIRST_WORD_S)
             try:
                 yield
@@ -138,6 +147,10 @@ class PipeSeat:
     def _feel(self, pulses: Sequence[Pulse], wants: Wants) -> None:
         self._wants = wants
         self._mirror.feel(pulses)
+
+    def _follow_leader(self, epoch: int, address: str) -> None:
+        if self.lead is not None:
+            self.lead.follow(epoch, address)
 
     def _lose(self, worker_id: str, reason: str, revision: Revision) -> None:
         worker = self._mirror.drop(worker_id, reason, revision)

@@ -179,7 +179,7 @@ def build_gateway(
     recorder = FlightRecorder(settings.recorder_mib * 1024 * 1024)
     metrics = build_metrics(registry, counts, entrance, scheduler, recorder, now_s)
     metrics.kv_watch = build_kv_watch(scheduler, registry, clients)
-    metrics.sharing = None if state is None else state.sharing
+    metrics.state = state
     if isinstance(seat, BrainSeat):
         seat.show(metrics.registry, metrics.watch)
     if settings.recorder_mib:

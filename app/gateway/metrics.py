@@ -18,7 +18,7 @@ from prometheus_client.registry import Collector
 from app import __version__
 from app.dispatch.handoff_counts import HandoffCounts
 from app.gateway.kv_metrics import kv_event_families
-from app.gateway.state_metrics import sharing_families
+from app.gateway.state_metrics import state_families
 from app.middleware.door import Door
 from app.observability.families import (
     counter,
@@ -41,7 +41,7 @@ from app.workers.states import State
 from app.workers.worker import Role, Worker
 
 if TYPE_CHECKING:
-    from app.state.sharing import Sharing
+    from app.gateway.state import SharedState
 
 _BREAKER = {"closed": 0, "open": 1, "half_open": 2}
 HANDOFFS = (
@@ -81,7 +81,7 @@ class GatewayMetrics(Collector):
         self._door = door
         self._queue = queue
         self.kv_watch: KvWatch | None = None
-        self.sharing: Sharing | None = None
+        self.state: SharedState | None = None
         self._judge = judge
         self.decisions = DecisionCounts()
         meters.listeners.append(self.decisions.add)
@@ -109,8 +109,8 @@ class GatewayMetrics(Collector):
         yield from self._queue_families()
         if self.kv_watch is not None:
             yield from kv_event_families(self.kv_watch, self._workers())
-        if self.sharing is not None:
-            yield from sharing_families(self.sharing)
+        if self.state is not None:
+            yield from state_families(self.state)
         yield from process_families(self.watch)
 
     def fleet(self) -> dict[str, Any]:

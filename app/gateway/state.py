@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from app.clock import Clock
 from app.cluster.brain_seat import BrainSeat
+from app.cluster.leading import Leading
 from app.cluster.pipe_seat import PipeSeat
 from app.gateway.entrance import Entrance
 from app.middleware.shared_rate import SharedRateLimit
@@ -20,7 +21,6 @@ from app.workers.worker import WorkerSpec
 if TYPE_CHECKING:
     from app.state.shared_workers import SharedWorkers
     from app.state.sharing import Sharing
-    from app.state.store import Store
 
 START_S = 2.0
 """Longest wait at the start for what the store knows of the settings' workers."""
@@ -32,11 +32,12 @@ class SharedState:
 
     Attributes:
         workers: Workers that were changed over REST; None where the registry is another's.
+        leading: Decides for other replicas too, where it may.
     """
 
-    store: Store
     sharing: Sharing
     workers: SharedWorkers | None
+    leading: Leading | None = None
 
     @property
     def is_up(self) -> bool:
@@ -70,6 +71,7 @@ def build_state(
         return None
     try:
         # A fifth of a second that a gateway by itself never needs.
+        from app.state.election import Election  # noqa: PLC0415
         from app.state.rates import SharedRate  # noqa: PLC0415
         from app.state.shared_workers import SharedWorkers  # noqa: PLC0415
         from app.state.sharing import Sharing  # noqa: PLC0415
@@ -103,4 +105,8 @@ def build_state(
             unix_s=unix_s,
         )
         sharing.parts += [workers.follow, workers.send]
-    return SharedState(store, sharing, workers)
+    leading = seat.leading if isinstance(seat, BrainSeat) else None
+    if isinstance(seat, BrainSeat) and leading is not None:
+        address = settings.brain_announced
+        sharing.parts.append(Election(store, seat.replica, address, leading).run)
+    return SharedState(sharing, workers, leading)

@@ -11,12 +11,21 @@ if TYPE_CHECKING:
 
     from prometheus_client.metrics_core import Metric
 
-    from app.state.sharing import Sharing
+    from app.gateway.state import SharedState
 
 
-def sharing_families(sharing: Sharing) -> Iterator[Metric]:
+def state_families(state: SharedState) -> Iterator[Metric]:
     """Yields the families; of several processes the brain's are shown."""
+    sharing, leading = state.sharing, state.leading
     yield gauge(
         "state_store_up", "1 while the store of shared state is there", (), [((), sharing.is_up)]
     )
     yield counter("state_store_losses", "How often it went away", (), [((), sharing.n_losses)])
+    if leading is None:
+        return
+    yield gauge(
+        "replicas_led", "1 while this replica decides for all", (), [((), leading.is_leading)]
+    )
+    yield gauge(
+        "replicas_pipes", "Processes of other replicas it decides for", (), [((), leading.n_pipes)]
+    )

@@ -9,6 +9,7 @@ import signal
 import socket
 import sys
 import tempfile
+import uuid
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
@@ -18,6 +19,7 @@ import uvloop
 
 from app.cluster.asgi_call import call_asgi
 from app.cluster.brain_seat import BrainSeat
+from app.cluster.leading import Leading
 from app.cluster.pipe_seat import PipeSeat
 from app.cluster.supervisor import Child, Supervisor
 from app.gateway.wants import wants_of
@@ -27,7 +29,7 @@ from app.observability.log import configure, get_logger
 from app.server.garbage import look_less_often
 from app.server.gateway_server import GatewayServer
 from app.server.metrics_listener import MetricsListener
-from app.server.run import bind, bind_metrics, bind_shared, run_server
+from app.server.run import bind, bind_brain, bind_metrics, bind_shared, run_server
 from app.settings import Settings, SettingsError, flag_name
 
 _BACKLOG = 128
@@ -53,14 +55,10 @@ def serve(settings: Settings) -> int:
         metrics_socket = bind_metrics(settings)
         if metrics_socket is not None:
             stack.enter_context(metrics_socket)
-        folder = tempfile.mkdtemp(prefix="tandem-")
-        stack.callback(shutil.rmtree, folder, ignore_errors=True)
-        path = str(Path(folder, "brain"))
-        door = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
-        door.bind(path)
-        door.listen(_BACKLOG)
-        door.setblocking(False)
-
+        replicas_socket, replica = bind_brain(settings), uuid.uuid4().hex
+        if replicas_socket is not None:
+            stack.enter_context(replicas_socket)
+        door, path = _door(stack)
         ready, is_ready = os.pipe()
         stack.callback(os.close, ready)
         stack.callback(os.close, is_ready)
@@ -71,9 +69,10 @@ def serve(settings: Settings) -> int:
 
         def be_brain(n_starts: int) -> int:
             close_listeners()
-            return _told(
-                lambda: _be_brain(settings, door, metrics_socket, n_starts, is_ready), "brain"
-            )
+            leading = _leading(settings, replicas_socket)
+            seat = BrainSeat(door, n_starts, settings.workers, leading)
+            seat.replica = replica
+            return _told(lambda: _be_brain(settings, seat, metrics_socket, is_ready), "brain")
 
         def be_pipe(number: int, n_starts: int) -> int:
             del n_starts
@@ -82,6 +81,8 @@ def serve(settings: Settings) -> int:
             door.close()
             if metrics_socket is not None:
                 metrics_socket.close()
+            if replicas_socket is not None:
+                replicas_socket.close()
             return _told(lambda: _be_pipe(settings, own, number, path), f"pipe-{number}")
 
         pipes = [
@@ -89,6 +90,18 @@ def serve(settings: Settings) -> int:
             for number in range(1, settings.workers + 1)
         ]
         return Supervisor(Child("brain", be_brain), pipes, close_listeners, ready).run()
+
+
+def _door(stack: ExitStack) -> tuple[socket.socket, str]:
+    """Makes the socket at which the own pipes find the brain; returns it and its path."""
+    folder = tempfile.mkdtemp(prefix="tandem-")
+    stack.callback(shutil.rmtree, folder, ignore_errors=True)
+    path = str(Path(folder, "brain"))
+    door = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+    door.bind(path)
+    door.listen(_BACKLOG)
+    door.setblocking(False)
+    return door, path
 
 
 def _told(run: Callable[[], int], name: str) -> int:
@@ -127,23 +140,24 @@ def check(settings: Settings) -> None:
         raise SettingsError(f"{asked}: this system cannot share a port among processes.")
 
 
+def _leading(settings: Settings, listener: socket.socket | None) -> Leading | None:
+    if listener is None or settings.brain_secret is None:
+        return None
+    return Leading(listener, settings.brain_secret.get_secret_value())
+
+
 def _or_store(field: str) -> str:
     return "" if field == "recorder_file" else f", or {flag_name('state_url')}"
 
 
 def _be_brain(
-    settings: Settings,
-    door: socket.socket,
-    metrics_socket: socket.socket | None,
-    n_starts: int,
-    is_ready: int,
+    settings: Settings, seat: BrainSeat, metrics_socket: socket.socket | None, is_ready: int
 ) -> int:
     settings = settings.model_copy(
         # It sees no request: nothing to record, to trace or to tokenize.
         update=dict.fromkeys(("tokenizer_path", "model_path"))
         | {"recorder_mib": 0, "enable_trace": False}
     )
-    seat = BrainSeat(door, n_starts, settings.workers)
     app = create_app(settings, seat)
     # Keys and limits were asked for at the pipe.
     app.user_middleware.clear()
@@ -181,7 +195,8 @@ def _be_pipe(settings: Settings, listener: socket.socket, number: int, path: str
             "service_discovery": False,
         }
     )
-    seat = PipeSeat(number, path)
+    secret = settings.brain_secret if settings.brain_port is not None else None
+    seat = PipeSeat(number, path, "" if secret is None else secret.get_secret_value())
     server = GatewayServer(settings, seat)
     seat.shows["page"] = lambda: list(server.metrics.registry.collect())
     with listener:

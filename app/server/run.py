@@ -41,6 +41,16 @@ def bind_shared(settings: Settings) -> socket.socket:
     return _bind(settings.host, settings.port, "host", "port", is_shared=True)
 
 
+def bind_brain(settings: Settings) -> socket.socket | None:
+    """Take the address at which pipes of other replicas come in, if they may.
+
+    Raises:
+        SettingsError: As of :func:`bind`.
+    """
+    port = settings.brain_port
+    return None if port is None else _bind(settings.brain_host, port, "brain_host", "brain_port")
+
+
 def bind_metrics(settings: Settings) -> socket.socket | None:
     """Take the address of the metrics listener, if there is to be one.
 

@@ -45,7 +45,7 @@ _GROUPS = (
 )
 
 
-_SECRETS = ("api_key", "tenant_api_key", "control_plane_api_keys", "state_url")
+_SECRETS = ("api_key", "tenant_api_key", "control_plane_api_keys", "state_url", "brain_secret")
 
 
 class _Texts(PydanticBaseSettingsSource):

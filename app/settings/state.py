@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, SecretStr
+from pydantic import AfterValidator, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from app.settings.values import Fault, Knob
@@ -48,3 +48,48 @@ class StateSettings(BaseSettings):
         str,
         Knob(_REPLICAS, "Begins the names of its keys; one for each fleet", metavar="WORD"),
     ] = Field("tandem", pattern=r"^[A-Za-z0-9._-]{1,64}$")
+    brain_port: Annotated[
+        int | None,
+        Knob(
+            _REPLICAS,
+            "Port on which the deciding process of one replica serves all; unset: each replica "
+            "decides for itself",
+            metavar="PORT",
+        ),
+    ] = Field(None, ge=1, le=65535)
+    brain_host: Annotated[
+        str, Knob(_REPLICAS, "Address to listen on for that", metavar="ADDRESS")
+    ] = Field("0.0.0.0", min_length=1)  # noqa: S104 - replicas are on other machines
+    brain_announce: Annotated[
+        str | None,
+        Knob(
+            _REPLICAS,
+            "Where other replicas reach that port, as HOST or HOST:PORT; the pod's own address",
+            metavar="HOST[:PORT]",
+        ),
+    ] = Field(None, pattern=r"^(\[[0-9A-Fa-f:.]+\]|[0-9A-Za-z._-]+)(:[0-9]{1,5})?$")
+    brain_secret: Annotated[
+        SecretStr | None,
+        Knob(
+            _REPLICAS,
+            "Shown by replicas to each other; whoever has it can do all that a gateway can",
+            metavar="SECRET",
+        ),
+    ] = Field(None, min_length=16)
+
+    @model_validator(mode="after")
+    def _check_brain(self) -> Self:
+        if self.brain_port is None:
+            return self
+        for field in ("state_url", "brain_announce", "brain_secret"):
+            if getattr(self, field) is None:
+                flag = "--" + field.replace("_", "-")
+                raise Fault(f"needs {flag} too", value=str(self.brain_port), field="brain_port")
+        return self
+
+    @property
+    def brain_announced(self) -> str:
+        """Host and port at which other replicas reach this one's deciding process."""
+        where = self.brain_announce or ""
+        is_whole = ":" in where.rpartition("]")[2]
+        return where if is_whole else f"{where}:{self.brain_port}"

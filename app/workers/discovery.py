@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
+from uuid import NAMESPACE_URL, uuid5
 
 import structlog
 
@@ -140,6 +141,8 @@ class Discovery:
                 model_ids=wish.model_ids,
                 labels=wish.labels,
                 api_key=self._api_key,
+                # Replicas know a pod's worker by the same id.
+                id=str(uuid5(NAMESPACE_URL, f"{wish.pod.uid} {url}")),
             )
             self._registry.add(spec)
             self._log("added", wish, url)

@@ -159,6 +159,7 @@ class Registry:
             raise DuplicateWorker(spec.address, self._workers[taken])
         worker = self._make(spec)
         worker.join(self.troubles)
+        self._removed.pop(spec.id, None)
         self._workers[spec.id] = worker
         self._ids_by_url[identity] = spec.id
         self._changed("added", worker)

@@ -81,6 +81,7 @@ def gateway() -> dict[str, Any]:
 def settings() -> Settings:
     """What the gateway's flags and variables come to; a warning is a failure."""
     values = {entry["name"]: "llm" for entry in gateway()["env"]}
+    values["TANDEM_STATE_URL"] = "redis://:word@tandem-state:6379/0"
     return cli.load(gateway()["args"], values, None, pytest.fail)
 
 
@@ -123,7 +124,7 @@ def test_selectors_find_their_pods() -> None:
     wanted = [d["spec"]["selector"] for d in of_kind("Service")]
     wanted += [d["spec"]["selector"]["matchLabels"] for d in of_kind("PodDisruptionBudget")]
     wanted += [d["spec"]["podSelector"]["matchLabels"] for d in of_kind("NetworkPolicy")]
-    assert len(wanted) == 9
+    assert len(wanted) == 12
     for labels in wanted:
         assert any(labels.items() <= found.items() for found in pods), labels
     names = {d["metadata"]["name"] for d in of_kind("Deployment")}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -11,11 +12,18 @@ from typing import Any
 
 import pytest
 import yaml
-from prometheus_client import generate_latest
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.registry import Collector
 
+from app.cluster.leading import Leading
 from app.cluster.merging import PageMerger
+from app.gateway.state import SharedState
+from app.gateway.state_metrics import state_families
 from app.sim import sim_pair
+from app.state.sharing import Sharing
+from app.state.store import Store
 from tests.flow.fleet import CHAT, Fleet, body_of, serving, until
 
 ROOT = Path(__file__).parents[2]
@@ -45,10 +53,26 @@ async def samples(stack: AsyncExitStack) -> dict[str, set[str]]:
     await until(lambda: sum(fleet.gateway.metrics.meters.requests.values()) == 1)
     found: dict[str, set[str]] = {}
     text = generate_latest(fleet.gateway.metrics.registry).decode()
+    with socket.socket() as door:
+        # What a replica has besides.
+        shared = SharedState(Sharing(Store("redis://r", "t"), ""), None, Leading(door, "word"))
+        text += generate_latest(registry_of(state_families(shared))).decode()
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
             found.setdefault(sample.name, set()).update(sample.labels)
     return found
+
+
+def registry_of(families: Iterator[Metric]) -> CollectorRegistry:
+    """A registry of these families."""
+
+    class Given(Collector):
+        def collect(self) -> Iterator[Metric]:
+            return families
+
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(Given())
+    return registry
 
 
 def panels(found: dict[str, Any]) -> Iterator[tuple[str, str]]:

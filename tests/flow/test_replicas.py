@@ -14,6 +14,7 @@ from tests.flow.fleet import CHAT, body_of
 from tests.flow.process import GatewayProcess, pair_flags, running
 from tests.flow.raw_client import RawClient, head_of, post_of
 from tests.redis_server import PASSWORD, redis_server
+from tests.soak import replicas
 
 pytestmark = pytest.mark.timeout(120)
 START_S = 60.0
@@ -77,6 +78,16 @@ async def test_workers_and_limits_are_shared(stack: AsyncExitStack) -> None:
     await redis.start()
     await urls_are(other, {prefill.url, decode.url, added.url}, 10.0)
     assert not [line for g in gateways for line in g.logged if PASSWORD in json.dumps(line)]
+
+
+async def test_one_brain_dies_and_the_store_too() -> None:
+    """No request is lost, nothing is left, all workers stay; ``make soak-brain`` does it longer."""
+    seen = await replicas.run(n_pipes=1, n_clients=2, n_kills=2, every_s=1.0, away_s=1.0)
+    assert set(seen.statuses) == {200}
+    assert seen.statuses[200] > 50
+    assert (seen.n_kills, seen.n_left) == (2, 0)
+    assert seen.is_whole
+    assert seen.n_led >= 2
 
 
 async def let_in(gateways: list[GatewayProcess], time_s: float) -> int:

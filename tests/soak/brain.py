@@ -60,41 +60,48 @@ async def run(n_pipes: int, n_clients: int, n_kills: int, every_s: float) -> Out
         async with gateway.connected() as client:
             await client.send(post_of("/workers", {"url": added.url, "worker_type": "decode"}))
             await client.answer()
-        before = await _ready(gateway, 3)
+        before = await ready(gateway, 3)
         is_over = asyncio.Event()
         async with asyncio.TaskGroup() as tasks:
             for _ in range(n_clients):
-                tasks.create_task(_load(gateway, seen.statuses, is_over))
+                tasks.create_task(load(gateway, seen.statuses, is_over))
             for _ in range(n_kills):
                 await asyncio.sleep(every_s)
-                os.kill(_brain(gateway), signal.SIGKILL)
+                os.kill(brain_of(gateway), signal.SIGKILL)
                 seen.n_kills += 1
                 gateway.logged[:] = gateway.lines("process started")
-                await _joined(gateway, n_pipes)
+                await joined(gateway, n_pipes)
             await asyncio.sleep(every_s / 2)
             is_over.set()
-        async with asyncio.timeout(SETTLE_S):
-            while any(await gateway.loads()):  # noqa: ASYNC110
-                await asyncio.sleep(0.05)
-        seen.n_left = sum(await gateway.loads())
-        seen.is_whole = await _ready(gateway, 3) == before
+        seen.n_left = await settled(gateway)
+        seen.is_whole = await ready(gateway, 3) == before
     return seen
 
 
-def _brain(gateway: GatewayProcess) -> int:
+async def settled(gateway: GatewayProcess) -> int:
+    """Waits until nothing is held any more; returns how many leases are left."""
+    async with asyncio.timeout(SETTLE_S):
+        while any(await gateway.loads()):  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+    return sum(await gateway.loads())
+
+
+def brain_of(gateway: GatewayProcess) -> int:
+    """The process id of its brain, the latest one."""
     started = [line for line in gateway.lines("process started") if line["name"] == "brain"]
     pid: int = started[-1]["pid"]
     return pid
 
 
-async def _joined(gateway: GatewayProcess, n_pipes: int) -> None:
-    """Waits until all pipes have the new brain."""
+async def joined(gateway: GatewayProcess, n_times: int) -> None:
+    """Waits until pipes have said so often that they have a brain."""
     async with asyncio.timeout(SETTLE_S):
-        while len(gateway.lines("brain is there")) < n_pipes:  # noqa: ASYNC110
+        while len(gateway.lines("brain is there")) < n_times:  # noqa: ASYNC110
             await asyncio.sleep(0.02)
 
 
-async def _load(gateway: GatewayProcess, statuses: Counter[int], is_over: asyncio.Event) -> None:
+async def load(gateway: GatewayProcess, statuses: Counter[int], is_over: asyncio.Event) -> None:
+    """Asks one request after the other, on a new connection now and then."""
     while not is_over.is_set():
         async with gateway.connected() as client:
             for _ in range(N_A_CONNECTION):
@@ -109,7 +116,7 @@ async def _status(client: RawClient) -> int:
         return 0
 
 
-async def _ready(gateway: GatewayProcess, n_workers: int) -> dict[str, Any]:
+async def ready(gateway: GatewayProcess, n_workers: int) -> dict[str, Any]:
     """Waits until so many workers are ready; returns their URLs by id."""
     async with asyncio.timeout(SETTLE_S), gateway.connected() as client:
         while True:
@@ -128,10 +135,26 @@ def main() -> int:
     words.add_argument("--every-s", type=float, default=10.0, help="between two kills")
     words.add_argument("--pipes", type=int, default=2)
     words.add_argument("--clients", type=int, default=8)
+    words.add_argument(
+        "--redis", action="store_true", help="two replicas with one brain; their store dies once"
+    )
     asked = words.parse_args()
     time_s = float(asked.time[:-1]) * {"s": 1, "m": 60, "h": 3600}[asked.time[-1]]
     n_kills = max(1, int(time_s / asked.every_s))
-    seen = asyncio.run(run(asked.pipes, asked.clients, n_kills, asked.every_s))
+    if asked.redis:
+        # It takes most of what it does from here.
+        from tests.soak import replicas
+
+        shared = asyncio.run(replicas.run(asked.pipes, asked.clients, n_kills, asked.every_s))
+        print(
+            f"two replicas; a change was seen after {shared.seen_s * 1000:.0f} ms; the store was "
+            f"killed once; a brain began to decide for all {shared.n_led} times"
+        )
+        return _told(shared)
+    return _told(asyncio.run(run(asked.pipes, asked.clients, n_kills, asked.every_s)))
+
+
+def _told(seen: Outcome) -> int:
     print(
         f"{sum(seen.statuses.values())} requests, by status {dict(seen.statuses)}; "
         f"{seen.n_kills} brains killed, {seen.n_left} leases left, "

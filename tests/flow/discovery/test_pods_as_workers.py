@@ -6,6 +6,7 @@ import asyncio
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
+from uuid import NAMESPACE_URL, uuid5
 
 import pytest
 
@@ -41,6 +42,10 @@ async def test_pods_become_workers_that_serve(cluster: Cluster) -> None:
         "smg.ai/pod-uid": "uid-of-p-0",
         "pod-namespace": "llm",
     }
+    # By the pod's uid: every replica of the gateway has the same one.
+    assert cluster.fleet.live(cluster.prefill).id == str(
+        uuid5(NAMESPACE_URL, f"uid-of-p-0 {cluster.prefill.url}")
+    )
     (listed,) = cluster.api.lists
     assert listed["path"] == "/api/v1/namespaces/llm/pods"
     assert listed["labelSelector"] == "app=llm"

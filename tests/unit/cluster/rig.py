@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry
 
 from app.cluster.ask_words import Wants
 from app.cluster.brain_seat import BrainSeat
+from app.cluster.leading import Leading
 from app.cluster.pipe_seat import PipeSeat
 from app.observability.process_watch import ProcessWatch
 from app.policies.least_load import LeastLoad
@@ -77,8 +78,10 @@ async def _register(worker: Worker) -> WorkerInfo:
 class Brain:
     """The deciding half, with one prefill and two decode workers for a start."""
 
-    def __init__(self, door: socket.socket, epoch: int, n_pipes: int) -> None:
-        self.seat = BrainSeat(door, epoch, n_pipes)
+    def __init__(
+        self, door: socket.socket, epoch: int, n_pipes: int, leading: Leading | None = None
+    ) -> None:
+        self.seat = BrainSeat(door, epoch, n_pipes, leading)
         self.seat.wants = Wants
         self.registry: Registry = self.seat.registry(time.monotonic, make_breaker)
         self.seat.show(CollectorRegistry(), ProcessWatch(time.monotonic))
@@ -103,9 +106,10 @@ class Brain:
     async def running(self) -> AsyncIterator[Brain]:
         """Serves, its loops included."""
         specs = [
-            WorkerSpec("http://p", Role.PREFILL),
-            WorkerSpec("http://d1", Role.DECODE),
-            WorkerSpec("http://d2", Role.DECODE),
+            # Replicas know a worker by the same id.
+            WorkerSpec("http://p", Role.PREFILL, id="p"),
+            WorkerSpec("http://d1", Role.DECODE, id="d1"),
+            WorkerSpec("http://d2", Role.DECODE, id="d2"),
         ]
         parts = self.scheduler, self.health, self.drain
         async with asyncio.TaskGroup() as tasks, self.seat.running(*parts, specs):
@@ -121,8 +125,8 @@ class Brain:
 class Pipe:
     """The carrying half."""
 
-    def __init__(self, number: int, path: str) -> None:
-        self.seat = PipeSeat(number, path)
+    def __init__(self, number: int, path: str, secret: str = "") -> None:
+        self.seat = PipeSeat(number, path, secret)
         self.registry = self.seat.registry(time.monotonic, make_breaker)
         self.clients = Clients()
         self.seat.connections(self.clients)
@@ -157,14 +161,14 @@ class Rig:
         self.door.listen(16)
         self.door.setblocking(False)
 
-    def brain(self, epoch: int = 1, n_pipes: int = 1) -> Brain:
+    def brain(self, epoch: int = 1, n_pipes: int = 1, leading: Leading | None = None) -> Brain:
         """A brain on the door."""
-        return Brain(self.door.dup(), epoch, n_pipes)
+        return Brain(self.door.dup(), epoch, n_pipes, leading)
 
     @asynccontextmanager
-    async def pipe(self, number: int = 1) -> AsyncIterator[Pipe]:
+    async def pipe(self, number: int = 1, secret: str = "") -> AsyncIterator[Pipe]:
         """A pipe that has been welcomed."""
-        made = Pipe(number, self.path)
+        made = Pipe(number, self.path, secret)
         async with made.seat.running():
             yield made
 
