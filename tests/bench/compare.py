@@ -7,8 +7,8 @@
 
 ``SMG`` and ``VLLM_ROUTER`` name the Python of an environment that holds the released wheel; nginx
 is found on the PATH. What is missing is left out, and that is said. Standard output is the section
-of ``docs/performance.md``, the rest goes to standard error. Exit code 1 when an answer was wrong or
-a leg was missing.
+of ``docs/performance.md`` as it stands there, the rest goes to standard error. Exit code 1 when an
+answer was wrong or a leg was missing.
 """
 
 from __future__ import annotations
@@ -35,10 +35,11 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=1.5, help="length of one measurement")
     parser.add_argument("--rounds", type=int, default=3, help="measurements of each target")
     parser.add_argument("--only", choices=("http", "grpc", "tls"), help="one of the tables")
-    parser.add_argument("--limit", type=float, default=200.0, help="seconds for one table")
+    parser.add_argument("--limit", type=float, default=300.0, help="seconds for one table")
     asked = parser.parse_args()
     faults: list[str] = []
     print(
+        "### Beside the others\n\n"
         f"`make bench-peers`: medians of {asked.rounds} turns of {asked.seconds:g} s. "
         f"{report.machine()}.\n",
         flush=True,
