@@ -9,7 +9,7 @@ SOAK ?= 5m
 SEED ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install run demo test lint fmt types imports check bench bench-routing bench-recorded \
+.PHONY: help install run demo test lint fmt types imports check bench bench-many bench-routing bench-recorded \
         bench-sweep soak soak-brain soak-streams bench-overload bench-scheduling test-engines pages \
         pictures protos clean
 
@@ -52,6 +52,9 @@ check: lint types imports test ## Everything that must pass: lint types imports 
 
 bench: $(INSTALLED) ## CPU, latency and memory; SMG=python of smg's environment compares with SMG
 	SMG="$(SMG)" $(BIN)/python tests/bench/run.py $(ARGS)
+
+bench-many: $(INSTALLED) ## CPU of a request in two processes beside one, in turns; ARGS="--workers 4"
+	$(BIN)/python tests/bench/many.py $(ARGS)
 
 bench-routing: $(INSTALLED) ## Time to first token by router, in real time: make bench-routing TRACE=FILE SMG=python
 	SMG="$(SMG)" PYTHONPATH=. $(BIN)/python tests/bench/routing.py $(TRACE) $(ARGS)
