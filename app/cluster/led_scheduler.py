@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 from app.cluster.ask_words import words_of
@@ -78,6 +79,11 @@ class HomeLink(Link):
         super().__init__(*args)
         self._lead = lead
 
+    def _hear(self, message: Message) -> None:
+        super()._hear(message)
+        # What went well is told one by one, as here: two brains count it.
+        self.sums = None
+
     def tell(self, *message: Any) -> bool:
         """Says something; returns False and says nothing while the own brain is away."""
         if message[0] in TROUBLES:
@@ -100,7 +106,7 @@ class LedScheduler(FarScheduler):
     def announce_to(self, link: Link) -> None:
         """Tells a brain that has just come what this process holds."""
         for no, grant in self._held.items():
-            link.tell("held", no, _leases(grant))
+            link.note("held", no, _leases(grant))
 
     async def ask(self, ask: Ask) -> Grant:
         """Return a pair with leases taken.
@@ -110,25 +116,28 @@ class LedScheduler(FarScheduler):
         """
         lead = self._lead
         if lead.is_up:
-            no = self._link.number()
+            no = next(self._link.numbers)
             try:
                 told = await lead.ask("ask", no, *words_of(ask, lead.wants))
                 grant = self._take(no, ask, told)
             except BrainAway:
                 # If it did grant something, that is worth nothing here.
-                lead.tell("done", no, Outcome.CANCELLED.value, None)
+                lead.note("done", no, Outcome.CANCELLED.value, None)
+            except asyncio.CancelledError:
+                lead.leave(no)
+                raise
             else:
-                self._link.tell("held", no, _leases(grant))
+                self._link.note("held", no, _leases(grant))
                 return grant
         grant = await super().ask(ask)
-        lead.tell("held", grant.note, _leases(grant))
+        lead.note("held", grant.note, _leases(grant))
         return grant
 
     def alone(self, ask: Ask, failure: Any = None) -> SoloGrant | None:
         """Return one worker that is to serve the request without prefill, chosen here."""
         grant = super().alone(ask, failure)
         if grant is not None:
-            self._lead.tell("held", grant.note, _leases(grant))
+            self._lead.note("held", grant.note, _leases(grant))
         return grant
 
     def done(self, grant: Grant | SoloGrant, outcome: Outcome) -> None:
@@ -136,17 +145,17 @@ class LedScheduler(FarScheduler):
         no = grant.note
         super().done(grant, outcome)
         if isinstance(no, int):
-            self._lead.tell("done", no, outcome.value, grant.n_cached)
+            self._lead.note("done", no, outcome.value, grant.n_cached)
 
     def prefill_computed(self, grant: Grant) -> None:
         """Count prefill as no load any more; its worker keeps the KV cache until it has ended."""
         super().prefill_computed(grant)
-        self._lead.tell("computed", grant.note)
+        self._lead.note("computed", grant.note)
 
     def prefill_ended(self, grant: Grant) -> None:
         """Give the prefill lease back; again is harmless."""
         super().prefill_ended(grant)
-        self._lead.tell("prefilled", grant.note)
+        self._lead.note("prefilled", grant.note)
 
     def rebind_decode(self, grant: Grant, excluded: frozenset[str]) -> None:
         """Choose the grant's decode worker anew, if the brain's cannot be used any more.
@@ -157,4 +166,4 @@ class LedScheduler(FarScheduler):
         old = grant.pair.decode
         super().rebind_decode(grant, excluded)
         if grant.pair.decode is not old:
-            self._lead.tell("moved", grant.note, grant.pair.decode.id, grant.pair.decode_rank)
+            self._lead.note("moved", grant.note, grant.pair.decode.id, grant.pair.decode_rank)

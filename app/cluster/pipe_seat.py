@@ -56,7 +56,6 @@ class PipeSeat:
         self.link = Link(*here) if self.lead is None else HomeLink(*here, lead=self.lead)
         self.shows: dict[str, Callable[..., Any]] = {"page": list}
         self._number = number
-        self._wants = Wants()
         self._tasks: asyncio.TaskGroup | None = None
         self._acts: dict[str, Callable[..., None]] = {
             "welcome": self._welcome,
@@ -85,8 +84,7 @@ class PipeSeat:
     def scheduler(self, solos: SoloChooser, now_s: Clock) -> FarScheduler:
         """Builds the scheduler."""
         early = LocalScheduler(self._mirror, LeastLoad(), LeastLoad(), now_s, solos)
-        parts = self.link, self._mirror, early, lambda: self._wants
-        lead = self.lead
+        parts, lead = (self.link, self._mirror, early), self.lead
         self._scheduler = FarScheduler(*parts) if lead is None else LedScheduler(*parts, lead=lead)
         return self._scheduler
 
@@ -112,7 +110,7 @@ class PipeSeat:
         Raises:
             BrainAway: It is not there.
         """
-        return await self.link.ask("call", self.link.number(), *request)
+        return await self._ask("call", *request)
 
     async def gather(self, what: str, *words: Any) -> Any:
         """Has the brain ask all pipes, this one too; returns its own word and what they say.
@@ -120,7 +118,15 @@ class PipeSeat:
         Raises:
             BrainAway: It is not there.
         """
-        return await self.link.ask("gather", self.link.number(), what, *words)
+        return await self._ask("gather", what, *words)
+
+    async def _ask(self, what: str, *words: Any) -> Any:
+        no = next(self.link.numbers)
+        try:
+            return await self.link.ask(what, no, *words)
+        except asyncio.CancelledError:
+            self.link.leave(no)
+            raise
 
     def _greet(self, tell: Callable[..., None]) -> None:
         mirror = self._mirror
@@ -133,7 +139,7 @@ class PipeSeat:
     def _welcome(
         self, _epoch: int, copies: Sequence[WorkerCopy], revision: Revision, wants: Wants
     ) -> None:
-        self._wants = wants
+        self._scheduler.wants = wants
         before = self._mirror.workers()
         self._mirror.take_all(copies, revision)
         for worker in before:
@@ -145,7 +151,7 @@ class PipeSeat:
         self._mirror.take(event, copy, revision)
 
     def _feel(self, pulses: Sequence[Pulse], wants: Wants) -> None:
-        self._wants = wants
+        self._scheduler.wants = wants
         self._mirror.feel(pulses)
 
     def _follow_leader(self, epoch: int, address: str) -> None:
