@@ -141,7 +141,7 @@ async def test_one_scrape_shows_all(stack: AsyncExitStack) -> None:
 
 async def test_a_dead_pipe_is_started_anew_and_holds_nothing(stack: AsyncExitStack) -> None:
     """Its leases are given back; the requests of the other one never notice."""
-    prefill, decode = await stack.enter_async_context(sim_pair(decode={"decode_step_s": 0.05}))
+    prefill, decode = await stack.enter_async_context(sim_pair(decode={"decode_step_s": 0.03}))
     flags = pair_flags(prefill, decode, "--workers", "2", *QUICK)
     gateway = await stack.enter_async_context(running(flags, start_s=MANY_START_S))
     clients = await connect(gateway, 12, stack)
