@@ -46,7 +46,6 @@ class ResponseReader:
 
     def __init__(self, max_head_bytes: int) -> None:
         self._max_head_bytes = max_head_bytes
-        self._parser = httptools.HttpResponseParser(self)
         self._ends_with_eof = False
         self._is_bodiless = False
         self._n_overhead_bytes = 0
@@ -55,6 +54,9 @@ class ResponseReader:
         self.status = 0
         self.headers: list[tuple[bytes, bytes]] = []
         self.chunks: list[bytes] = []
+        # The parser itself keeps body bytes until they are taken; it asks for this when it is made.
+        self.on_body = self.chunks.append
+        self._parser = httptools.HttpResponseParser(self)
         self.n_buffered_bytes = 0
         self.is_head_complete = False
         self.is_done = False
@@ -73,21 +75,26 @@ class ResponseReader:
 
     def feed(self, data: bytes) -> None:
         """Takes bytes of the response; what is wrong with them becomes ``failure``."""
-        n_chunks = len(self.chunks)
+        chunks = self.chunks
+        n_before = len(chunks)
+        failure: Exception | None = None
         # A head is no longer than all that came so far.
         self._may_be_too_long = self._n_overhead_bytes + len(data) > self._max_head_bytes
         try:
             self._parser.feed_data(data)
         except Exception as exc:  # noqa: BLE001 - nothing may escape into the event loop
+            failure = exc
+        n_new = len(chunks) - n_before
+        if n_new:
+            self._n_overhead_bytes = 0
+            n_bytes = len(chunks[-1]) if n_new == 1 else sum(map(len, chunks[n_before:]))
+            self.n_buffered_bytes += n_bytes
+        if failure is not None:
             # A complete response followed by rubbish is a complete response.
             self.is_reusable = False
             if not self.is_done:
-                self.failure = BrokenResponse(_sentence(exc))
-            return
-        if self.is_done:
-            return
-        if self.is_head_complete and len(self.chunks) > n_chunks:
-            self._n_overhead_bytes = 0
+                self.failure = BrokenResponse(_sentence(failure))
+        if n_new or failure is not None or self.is_done:
             return
         # Heads, chunk extensions and trailers: bytes that bring the reader nothing.
         self._n_overhead_bytes += len(data)
@@ -151,11 +158,6 @@ class ResponseReader:
             # The parser would take what comes next for the body, so the connection ends here.
             self.is_done = True
             raise _EndOfParsing
-
-    def on_body(self, data: bytes) -> None:
-        """Keeps body bytes until they are taken."""
-        self.chunks.append(data)
-        self.n_buffered_bytes += len(data)
 
     def on_message_complete(self) -> None:
         """Marks the final response complete; an interim one does not count."""
