@@ -161,7 +161,9 @@ class Exchange(Watched):
         """
         if self._failure is not None:
             raise self._failure
-        connection = self._made()
+        connection = self._connection
+        if connection is None:
+            connection = self._made()
         while True:
             if connection.chunks:
                 return connection.take()
