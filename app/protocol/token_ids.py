@@ -10,6 +10,7 @@ from typing import Self
 import numpy as np
 
 ITEM_BYTES = 4
+_N_AT_ONCE = 16_384
 _LIMITS = tuple(1 << bits for bits in (7, 14, 21, 28))
 
 
@@ -40,6 +41,10 @@ class TokenIds(array):  # type: ignore[type-arg] # no subscript at run time befo
             self._packed = pack(self)
         return self._packed
 
+    def pack(self) -> None:
+        """Makes :attr:`packed` ready; in any thread."""
+        self._packed = self.packed
+
     def __eq__(self, other: object) -> bool:
         """Equal to any list or tuple of the same numbers, as a list would be to a list."""
         if isinstance(other, list | tuple):
@@ -55,8 +60,12 @@ def pack(ids: array[int]) -> bytes:
     With numpy, which takes 128k ids in 2 ms where ``protobuf`` takes 4 ms for each message.
     """
     values = np.frombuffer(ids, np.uint32)
-    if not len(values):
-        return b""
+    # So many at a time stay in the processor's cache.
+    starts = range(0, len(values), _N_AT_ONCE)
+    return b"".join([_packed(values[start : start + _N_AT_ONCE]) for start in starts])
+
+
+def _packed(values: np.ndarray[tuple[int], np.dtype[np.uint32]]) -> bytes:
     n_columns = 1 + sum(int(values.max()) >= limit for limit in _LIMITS)
     columns = np.empty((len(values), n_columns), np.uint8)
     is_there = np.ones((len(values), n_columns), np.bool_)
