@@ -7,8 +7,8 @@
 
 ``SMG`` and ``VLLM_ROUTER`` name the Python of an environment that holds the released wheel; nginx
 is found on the PATH. What is missing is left out, and that is said. Standard output is the section
-of ``docs/performance.md``, the rest goes to standard error. Exit code 1 when an answer was wrong or
-a leg was missing.
+of ``docs/performance.md`` as it stands there, the rest goes to standard error. Exit code 1 when an
+answer was wrong or a leg was missing.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ def main() -> int:
     asked = parser.parse_args()
     faults: list[str] = []
     print(
+        "### Beside the others\n\n"
         f"`make bench-peers`: medians of {asked.rounds} turns of {asked.seconds:g} s. "
         f"{report.machine()}.\n",
         flush=True,

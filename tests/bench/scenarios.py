@@ -75,7 +75,7 @@ PEER_GRPC_SCENARIOS = (
 TLS_SCENARIOS = (
     Scenario("plain", 32),
     Scenario("plain, 50 KB", 32, body_bytes=51_200),
-    Scenario("512 events, 500/s", 8, n_events=512, interval_us=2_000, ramp_s=0.01),
+    Scenario("1,024 events, 500/s", 8, n_events=1024, interval_us=2_000, ramp_s=0.01),
 )
 """Few connections for the events: a handshake costs as much as some dozens of them."""
 
