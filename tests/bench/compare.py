@@ -35,7 +35,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=1.5, help="length of one measurement")
     parser.add_argument("--rounds", type=int, default=3, help="measurements of each target")
     parser.add_argument("--only", choices=("http", "grpc", "tls"), help="one of the tables")
-    parser.add_argument("--limit", type=float, default=200.0, help="seconds for one table")
+    parser.add_argument("--limit", type=float, default=300.0, help="seconds for one table")
     asked = parser.parse_args()
     faults: list[str] = []
     print(
