@@ -9,7 +9,7 @@ SOAK ?= 5m
 SEED ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install run demo test lint fmt types imports check bench bench-peers bench-routing \
+.PHONY: help install run demo test lint fmt types imports check bench bench-many bench-peers bench-routing \
         bench-recorded bench-sweep soak soak-brain soak-streams bench-overload bench-scheduling test-engines pages \
         pictures protos clean
 
@@ -55,6 +55,9 @@ bench: $(INSTALLED) ## CPU, latency and memory; SMG=python of smg's environment 
 
 bench-peers: $(INSTALLED) ## The section of docs/performance.md beside SMG=python, VLLM_ROUTER=python, nginx and a plain proxy
 	@SMG="$(SMG)" VLLM_ROUTER="$(VLLM_ROUTER)" $(BIN)/python tests/bench/compare.py $(ARGS)
+
+bench-many: $(INSTALLED) ## CPU of a request in two processes beside one, in turns; ARGS="--workers 4"
+	$(BIN)/python tests/bench/many.py $(ARGS)
 
 bench-routing: $(INSTALLED) ## Time to first token by router, in real time: make bench-routing TRACE=FILE SMG=python
 	SMG="$(SMG)" PYTHONPATH=. $(BIN)/python tests/bench/routing.py $(TRACE) $(ARGS)

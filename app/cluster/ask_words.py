@@ -77,23 +77,24 @@ def read_ask(words: tuple[Any, ...]) -> Ask:
     key = prompt if hashes is None else HashedPrompt(prompt)
     if isinstance(key, HashedPrompt):
         key.hashes = np.frombuffer(hashes, np.uint64)
+    # By their places: by their names it costs more than twice as much.
     facts = RequestFacts(
-        route=_ROUTES[route],
-        model=model,
-        stream=False,
-        n=n,
-        batch=batch,
-        prompt_key=key,
-        prefix_salt=salt,
-        n_prompt_tokens=n_prompt_tokens,
-        max_tokens=max_tokens,
-        client_rid=None,
-        wants_prompt_logprobs=False,
-        include_usage=False,
-        fan_out_patches=(),
-        body_close=0,
-        is_empty_object=False,
-        routing_key=routing_key,
+        _ROUTES[route],
+        model,
+        False,
+        n,
+        batch,
+        key,
+        salt,
+        n_prompt_tokens,
+        max_tokens,
+        None,
+        False,
+        False,
+        (),
+        0,
+        False,
+        routing_key,
     )
     ask = Ask(facts, frozenset(excluded), ANYBODY if standing is None else standing)
     if tokens is not None:

@@ -116,7 +116,7 @@ class GatewayProcess:
                 self.logged.append({"event": raw.decode(), "level": "not a log line"})
 
     async def _start(self, path: str, n_pipes: int) -> None:
-        # Before the last of them listens all connections go to the others.
+        # One that still starts lets its connections wait, and ends at once if it is told to.
         while len(self.lines("listening")) < n_pipes:
             assert self.child.returncode is None, self.logged
             await asyncio.sleep(0.02)
