@@ -46,7 +46,7 @@ def words_of(ask: Ask, wants: Wants) -> tuple[Any, ...]:
     """Says a request."""
     facts, standing = ask.facts, ask.standing
     return (
-        facts.route.value,
+        facts.route._value_,
         facts.model,
         facts.n,
         facts.batch,

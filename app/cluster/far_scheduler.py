@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
-from app.cluster.ask_words import read_reason, words_of
+from app.cluster.ask_words import Wants, read_reason, words_of
 from app.cluster.link import BrainAway
 from app.cluster.mirror import FarTrial
 from app.scheduling.grant import Grant, Outcome, Pair
@@ -13,9 +14,8 @@ from app.workers.lease import Lease
 from app.workers.states import State
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
-    from app.cluster.ask_words import Wants
     from app.cluster.link import Link
     from app.errors import GatewayError
     from app.scheduling.grant import Ask
@@ -34,10 +34,10 @@ class FarScheduler:
         link: To the brain.
         registry: The copies.
         early: Chooses among them.
-        wants: What of a prompt the brain needs; as it said last.
 
     Attributes:
         early: As above.
+        wants: What of a prompt the brain needs; as it said last.
         n_early: Requests whose pair was chosen here.
     """
 
@@ -46,12 +46,11 @@ class FarScheduler:
         link: Link,
         registry: Registry,
         early: LocalScheduler,
-        wants: Callable[[], Wants],
     ) -> None:
         self._link = link
         self._registry = registry
         self.early = early
-        self._wants = wants
+        self.wants = Wants()
         self._held: dict[int, Grant | SoloGrant] = {}
         self.n_early = 0
 
@@ -67,22 +66,25 @@ class FarScheduler:
             GatewayError: As the brain's scheduler, or the early one's.
         """
         if self._link.is_up:
-            no = self._link.number()
+            no = next(self._link.numbers)
             try:
-                told = await self._link.ask("ask", no, *words_of(ask, self._wants()))
+                told = await self._link.ask("ask", no, *words_of(ask, self.wants))
                 return self._take(no, ask, told)
             except BrainAway:
                 pass
+            except asyncio.CancelledError:
+                self._link.leave(no)
+                raise
         grant = await self.early.ask(ask)
         self.n_early += 1
-        self._note(self._link.number(), grant)
+        self._note(grant)
         return grant
 
     def alone(self, ask: Ask, failure: GatewayError | None = None) -> SoloGrant | None:
         """Return one worker that is to serve the request without prefill, chosen here."""
         grant = self.early.alone(ask, failure)
         if grant is not None:
-            self._note(self._link.number(), grant)
+            self._note(grant)
         return grant
 
     def done(self, grant: Grant | SoloGrant, outcome: Outcome) -> None:
@@ -91,7 +93,8 @@ class FarScheduler:
         no, grant.note = grant.note, None
         if isinstance(no, int):
             del self._held[no]
-            self._link.note("done", no, outcome.value, grant.n_cached)
+            # Not ``value``: that is two calls.
+            self._link.note("done", no, outcome._value_, grant.n_cached)
 
     def prefill_computed(self, grant: Grant) -> None:
         """Count prefill as no load any more; its worker keeps the KV cache until it has ended."""
@@ -125,8 +128,8 @@ class FarScheduler:
     def close(self) -> None:
         """Nothing runs beside the requests."""
 
-    def _note(self, no: int, grant: Grant | SoloGrant) -> None:
-        grant.note = no
+    def _note(self, grant: Grant | SoloGrant) -> None:
+        no = grant.note = next(self._link.numbers)
         self._held[no] = grant
         self._link.note("held", no, _leases(grant))
 

@@ -41,6 +41,9 @@ class Link:
         is_up: The brain has welcomed us, and was heard since.
         epoch: Which brain that is; each one that is started has the next number.
         n_losses: How often it went away.
+        note: Says something that is as good some milliseconds later; nothing while it is away.
+        sums: Numbers that go with the next note, by name; ``None`` while it is away.
+        numbers: Those that this process has not used.
     """
 
     def __init__(
@@ -56,16 +59,14 @@ class Link:
         self._ended = asyncio.Event()
         self._welcomed = asyncio.Event()
         self._answers: dict[int, asyncio.Future[Any]] = {}
-        self._numbers = itertools.count(1)
+        self.numbers = itertools.count(1)
         self._log = structlog.get_logger("tandem.cluster")
         self._is_ending = False
         self.is_up = False
         self.epoch = 0
         self.n_losses = 0
-
-    def number(self) -> int:
-        """Returns a number that this process has not used."""
-        return next(self._numbers)
+        self.note: Callable[..., None] = _into_the_air
+        self.sums: dict[str, int] | None = None
 
     def tell(self, *message: Any) -> bool:
         """Says something; returns False and says nothing while the brain is away."""
@@ -74,38 +75,26 @@ class Link:
         self._wire.tell(*message)
         return True
 
-    def note(self, *message: Any) -> bool:
-        """Says something that is as good some milliseconds later; else like :meth:`tell`."""
-        if not self.is_up or self._wire is None:
-            return False
-        self._wire.note(*message)
-        return True
+    def ask(self, what: str, no: int, *more: Any) -> asyncio.Future[Any]:
+        """Says something; returns its answer to come.
 
-    def count(self, name: str) -> bool:
-        """Notes something of which the brain needs the number only; else like :meth:`note`."""
-        if not self.is_up or self._wire is None:
-            return False
-        self._wire.count(name)
-        return True
-
-    async def ask(self, what: str, no: int, *more: Any) -> Any:
-        """Says something and waits for its answer.
+        It comes as an error if it is a refusal, or the brain goes away. Who stops waiting calls
+        :meth:`leave`.
 
         Raises:
-            BrainAway: It is away, or went away meanwhile.
-            GatewayError: The answer is a refusal.
+            BrainAway: It is away.
         """
-        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        if not self.tell(what, no, *more):
+        wire = self._wire
+        if not self.is_up or wire is None:
             raise _away()
-        self._answers[no] = answer
-        try:
-            return await answer
-        except asyncio.CancelledError:
-            self.tell("cancel", no)
-            raise
-        finally:
-            self._answers.pop(no, None)
+        wire.tell(what, no, *more)
+        answer = self._answers[no] = asyncio.get_running_loop().create_future()
+        return answer
+
+    def leave(self, no: int) -> None:
+        """Nobody waits for an answer any more: the brain takes back what it gives."""
+        self._answers.pop(no, None)
+        self.tell("cancel", no)
 
     async def welcomed(self, limit_s: float) -> bool:
         """Waits for the brain's first word; False: it did not come."""
@@ -164,6 +153,8 @@ class Link:
                 raise RuntimeError(f"brain {message[1]} after brain {self.epoch}")
             self.epoch = message[1]
             self.is_up = True
+            if self._wire is not None:
+                self.note, self.sums = self._wire.note, self._wire.sums
             self._on_message(message)
             self._welcomed.set()
             self._log.info("brain is there", epoch=self.epoch)
@@ -171,7 +162,7 @@ class Link:
             self._on_message(message)
 
     def _settle(self, no: int, result: Any, error: Exception | None) -> None:
-        answer = self._answers.get(no)
+        answer = self._answers.pop(no, None)
         # Else who asked has left; the brain was told, and takes back what it gave.
         if answer is not None and not answer.done():
             if error is None:
@@ -181,14 +172,20 @@ class Link:
 
     def _lose(self) -> None:
         self._wire = None
+        self.note, self.sums = _into_the_air, None
         if self.is_up:
             self.is_up = False
             self.n_losses += 1
             if not self._is_ending:
                 self._log.warning("brain is away", epoch=self.epoch)
-        for answer in tuple(self._answers.values()):
+        answers, self._answers = self._answers, {}
+        for answer in answers.values():
             if not answer.done():
                 answer.set_exception(_away())
+
+
+def _into_the_air(*_message: Any) -> None:
+    """Nobody is there who could hear it."""
 
 
 def _away() -> BrainAway:

@@ -209,8 +209,7 @@ class PipeDesk:
         for worker_id, n_good in goods.items():
             worker = self._registry.get(worker_id)
             if worker is not None:
-                for _ in range(n_good):
-                    worker.breaker.record_success()
+                worker.breaker.record_successes(n_good)
                 self._health.note_success(worker)
 
     def _bad(self, worker_id: str, no: int | None, leg: str) -> None:

@@ -52,7 +52,6 @@ class PipeSeat:
         self.link = Link(path, self._greet, self._hear)
         self.shows: dict[str, Callable[..., Any]] = {"page": list}
         self._number = number
-        self._wants = Wants()
         self._tasks: asyncio.TaskGroup | None = None
         self._acts: dict[str, Callable[..., None]] = {
             "welcome": self._welcome,
@@ -80,7 +79,7 @@ class PipeSeat:
     def scheduler(self, solos: SoloChooser, now_s: Clock) -> FarScheduler:
         """Builds the scheduler."""
         early = LocalScheduler(self._mirror, LeastLoad(), LeastLoad(), now_s, solos)
-        self._scheduler = FarScheduler(self.link, self._mirror, early, lambda: self._wants)
+        self._scheduler = FarScheduler(self.link, self._mirror, early)
         return self._scheduler
 
     @asynccontextmanager
@@ -103,7 +102,12 @@ class PipeSeat:
         Raises:
             BrainAway: It is not there.
         """
-        return await self.link.ask("call", self.link.number(), *request)
+        no = next(self.link.numbers)
+        try:
+            return await self.link.ask("call", no, *request)
+        except asyncio.CancelledError:
+            self.link.leave(no)
+            raise
 
     async def gather(self, what: str, *words: Any) -> Any:
         """Has the brain ask all pipes, this one too; returns its own word and what they say.
@@ -124,7 +128,7 @@ class PipeSeat:
     def _welcome(
         self, _epoch: int, copies: Sequence[WorkerCopy], revision: Revision, wants: Wants
     ) -> None:
-        self._wants = wants
+        self._scheduler.wants = wants
         before = self._mirror.workers()
         self._mirror.take_all(copies, revision)
         for worker in before:
@@ -136,7 +140,7 @@ class PipeSeat:
         self._mirror.take(event, copy, revision)
 
     def _feel(self, pulses: Sequence[Pulse], wants: Wants) -> None:
-        self._wants = wants
+        self._scheduler.wants = wants
         self._mirror.feel(pulses)
 
     def _lose(self, worker_id: str, reason: str, revision: Revision) -> None:

@@ -34,6 +34,8 @@ class Wire(asyncio.Protocol):
         on_end: Called once, when the connection has ended.
 
     Attributes:
+        sums: Of what only the number matters, a number by name; said with whatever is said next,
+            as ``sums``. Whoever adds to it says something soon.
         heard_s: When something came last, on the loop's clock.
     """
 
@@ -43,7 +45,7 @@ class Wire(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.WriteTransport | None = None
         self._unsaid: list[Message] = []
-        self._sums: dict[str, int] = {}
+        self.sums: dict[str, int] = {}
         self._is_flushing = self._has_alarm = False
         self._unread = bytearray()
         self.heard_s = self._loop.time()
@@ -69,19 +71,9 @@ class Wire(asyncio.Protocol):
         """Says something that nobody waits for: before what is told next, or soon."""
         self._unsaid.append(message)
         if not self._is_flushing and not self._has_alarm:
-            self._set_alarm()
-
-    def count(self, name: str) -> None:
-        """Notes something of which only the number matters; said as ``sums``, a number by name."""
-        sums = self._sums
-        sums[name] = sums.get(name, 0) + 1
-        if not self._is_flushing and not self._has_alarm:
-            self._set_alarm()
-
-    def _set_alarm(self) -> None:
-        # It is left to ring once it is set: under load that costs less than to stop it.
-        self._has_alarm = True
-        self._loop.call_later(NOTE_S, self._ring)
+            # It is left to ring once it is set: under load that costs less than to stop it.
+            self._has_alarm = True
+            self._loop.call_later(NOTE_S, self._ring)
 
     def _ring(self) -> None:
         self._has_alarm = False
@@ -96,12 +88,12 @@ class Wire(asyncio.Protocol):
     def _flush(self) -> None:
         self._is_flushing = False
         said, self._unsaid = self._unsaid, []
-        if self._sums:
-            said.append(("sums", self._sums))
-            self._sums = {}
         transport = self._transport
         if not said or transport is None:
             return
+        if self.sums:
+            said.append(("sums", self.sums.copy()))
+            self.sums.clear()
         if transport.get_write_buffer_size() > MAX_UNSENT_BYTES:
             transport.abort()
             return

@@ -169,6 +169,11 @@ class Breaker:
             if self._n_good_trials >= self._success_threshold:
                 self.reset()
 
+    def record_successes(self, n_good: int) -> None:
+        """Note so many successes at once, none of them of a trial."""
+        if self.is_closed:
+            self._n_good += n_good
+
     def record_failure(self, trial: Trial | None = None) -> None:
         """Note that the worker failed a request by its own fault.
 
