@@ -27,7 +27,8 @@ class AccessLogMiddleware:
     """Begins the notes of every request and sees to what is made of them at its end.
 
     They lie in ``scope["state"]["notes"]``. A layer that has logged a request itself sets
-    ``is_logged`` beside them. An unexpected exception becomes a 500.
+    ``is_logged`` beside them; a server that knows when the head was here has left it as
+    ``arrived_s``, of the notes' clock. An unexpected exception becomes a 500.
 
     Args:
         app: The next layer.
@@ -57,8 +58,8 @@ class AccessLogMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        notes = Notes(self._now_s)
         state = scope.setdefault("state", {})
+        notes = Notes(self._now_s, state.pop("arrived_s", None))
         state["notes"] = notes
 
         def send_noting_status(message: Message) -> Awaitable[None]:

@@ -58,6 +58,7 @@ class Notes:
 
     Args:
         now_s: The clock.
+        arrived_s: When its head was here; None: just now.
 
     Attributes:
         arrived_s: Its head is here.
@@ -133,9 +134,9 @@ class Notes:
         "trace",
     )
 
-    def __init__(self, now_s: Clock = time.monotonic) -> None:
+    def __init__(self, now_s: Clock = time.monotonic, arrived_s: float | None = None) -> None:
         self.now_s = now_s
-        self.arrived_s = now_s()
+        self.arrived_s = now_s() if arrived_s is None else arrived_s
         self.read_s = self.first_asked_s = self.asked_s = self.granted_s = 0.0
         self.prefill_sent_s = self.prefill_ended_s = self.decode_sent_s = 0.0
         self.first_s = self.last_s = self.ended_s = 0.0

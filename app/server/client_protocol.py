@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
+from time import monotonic
 from typing import Any
 from urllib.parse import unquote
 
@@ -36,7 +37,8 @@ def protocol_of(limits: ClientLimits, life: Life) -> type[ClientProtocol]:
 class ClientProtocol(TimedConnection):
     """uvicorn's HTTP/1.1 protocol, hardened.
 
-    Every request finds its client's :class:`~app.api.leaving.Client` in its state.
+    Every request finds its client's :class:`~app.api.leaving.Client` in its state, and in
+    ``arrived_s`` when its head was here.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -137,6 +139,8 @@ class ClientProtocol(TimedConnection):
             return
         self._is_in_head = False
         self._n_idle_bytes = self._n_body_bytes = 0
+        # Its task begins a turn of the loop later, behind all else that came meanwhile.
+        self.scope["state"]["arrived_s"] = monotonic()
         self._begin_cycle()
         # Trailers, and the head of a replay, go nowhere: the request has its own list.
         self.headers = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -11,6 +12,16 @@ from app.server.client_limits import MAX_KEPT_REST_BYTES
 from tests.unit.client_side import LIMITS, Side, turn
 
 GET = b"GET / HTTP/1.1\r\n\r\n"
+
+
+async def test_a_request_is_here_once_its_head_is(side: Side) -> None:
+    """Not when it is begun, nor when its task gets its turn."""
+    side.protocol.data_received(GET[:-2])
+    begun_s = monotonic()
+    side.protocol.data_received(GET[-2:])
+    read_s = monotonic()
+    await turn()
+    assert begun_s <= side.protocol.cycle.scope["state"]["arrived_s"] <= read_s
 
 
 async def test_lingering_has_an_end(side: Side) -> None:

@@ -125,6 +125,20 @@ async def test_one_line_a_request() -> None:
     ]
 
 
+async def test_the_server_may_know_when_it_came() -> None:
+    """Then its time begins there, not when its task had its turn."""
+    log = CapturingLogger()
+    answer: list[Any] = []
+
+    async def send(message: Any) -> None:
+        answer.append(message)
+
+    scope = {"type": "http", "method": "GET", "path": "/x", "state": {"arrived_s": 0.25}}
+    await _logged(log, Echo())(scope, None, send)  # type: ignore[arg-type]
+    assert _lines(log, "info")[0]["duration_ms"] == 750.0
+    assert scope["state"] == {}
+
+
 async def test_probes_and_a_higher_level_are_not_logged() -> None:
     """No line for /health, for what was logged elsewhere, or when info is filtered out."""
     log = CapturingLogger()
