@@ -112,7 +112,7 @@ def _hold(
     seconds = max(asked.seconds - asked.events / asked.rate, 1.0)
     arguments = ["--body", str(body), "--connections", str(asked.streams)]
     arguments += ["--events", str(asked.events), "--seconds", str(seconds)]
-    arguments += ["--ramp-s", str(min(asked.ramp_s, seconds / 2)), "--drain-s", "30"]
+    arguments += ["--ramp-s", str(min(asked.ramp_s, seconds / 2)), "--drain-s", "120"]
     resident: list[int] = []
     begun_s = time.monotonic()
     settled_s = asked.ramp_s + asked.events / asked.rate
