@@ -1,6 +1,6 @@
 """Clients that take their time: each kind of waiting for them has an end, and only its own.
 
-A real gateway with short limits: 1 s for a head, 3 s of idling, 1.5 s between pieces of a body.
+A real gateway with short limits: 0.6 s for a head, 1.8 s of idling, 0.9 s between pieces of a body.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tests.flow.fleet import CHAT
 from tests.flow.process import GatewayProcess, running
 from tests.flow.raw_client import RawClient, head_of
 
-HEAD_S, IDLE_S, BODY_S = 1.0, 3.0, 1.5
+HEAD_S, IDLE_S, BODY_S = 0.6, 1.8, 0.9
 FLAGS = [
     *("--header-read-timeout-secs", str(HEAD_S)),
     *("--idle-connection-timeout-secs", str(IDLE_S)),

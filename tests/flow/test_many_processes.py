@@ -176,7 +176,7 @@ async def test_whoever_is_asked_shows_the_requests_of_all(stack: AsyncExitStack)
 
 async def test_a_dead_pipe_is_started_anew_and_holds_nothing(stack: AsyncExitStack) -> None:
     """Its leases are given back; the requests of the other one never notice."""
-    gateway, _ = await start(stack, 2, decode_step_s=0.05)
+    gateway, _ = await start(stack, 2, decode_step_s=0.03)
     clients = await connect(gateway, 12, stack)
     for client in clients:
         await client.send(post_of(CHAT, body_of(CHAT, stream=True, n_tokens=80)))

@@ -25,7 +25,7 @@ from tests.flow.scripted import ScriptedWorker, whole
 from tests.flow.test_client_stalls import SMALL_BUFFER, endless
 
 HANDSHAKE_S = 1.0
-STALL_S = 2
+STALL_S = 1.2
 LIVENESS = head_of("GET", "/liveness")
 
 
@@ -117,7 +117,7 @@ async def test_stalled_reader_behind_tls(stack: AsyncExitStack, authority: Autho
             # As long as it reads, however slowly, it is served.
             end_s = time.monotonic() + 3 * STALL_S
             while time.monotonic() < end_s:
-                assert await client.read(STALL_S * 8_000)
+                assert await client.read(int(STALL_S * 8_000))
                 await asyncio.sleep(STALL_S / 32)
             assert not decode.aborted
             await until(lambda: decode.aborted)

@@ -20,7 +20,7 @@ from tests.flow.test_client_stalls import SMALL_BUFFER, endless
 from tests.flow.vllm_fleet import sim
 
 SETTLE_S = 2.0
-GRACE_S = 3.0
+GRACE_S = 1.5
 """Settling included."""
 LONG_PROMPT: dict[str, Any] = {"messages": [{"role": "user", "content": "word " * 200}]}
 SLOW_PREFILL = {"prefill_tokens_per_s": 20.0}
