@@ -14,7 +14,6 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from functools import lru_cache
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from app.upstream.failures import (
     BrokenResponse,
@@ -29,7 +28,14 @@ from app.upstream.grpc_call import GrpcCall
 from app.upstream.grpc_tls import GrpcTls
 from app.upstream.h2_channel import H2Channel
 from app.upstream.h2_header_block import encoded
-from app.upstream.vllm_channel import GENERATE, MAX_MESSAGE_BYTES, Answer, Metadata, Method
+from app.upstream.vllm_channel import (
+    GENERATE,
+    MAX_MESSAGE_BYTES,
+    Answer,
+    Metadata,
+    Method,
+    address_of,
+)
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
@@ -59,13 +65,10 @@ class GrpcChannel(H2Channel):
         connect_timeout_s: float = 10.0,
         max_message_bytes: int = MAX_MESSAGE_BYTES,
     ) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in ("grpc", "grpcs"):
-            raise ValueError(f"{url} is no vLLM worker: its scheme is not grpc(s).")
-        is_secure = parts.scheme == "grpcs"
+        host, port, is_secure = address_of(url)
         super().__init__(
-            parts.hostname or "",
-            parts.port or (443 if is_secure else 80),
+            host,
+            port,
             (tls or GrpcTls()).client_context() if is_secure else None,
             connect_timeout_s,
         )

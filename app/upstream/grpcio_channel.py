@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import urlsplit
 
 import grpc
 import grpc.aio
@@ -14,7 +13,14 @@ from app.upstream.failures import BrokenResponse, ConnectFailed, UpstreamError, 
 from app.upstream.grpc_tls import GrpcTls
 from app.upstream.grpcio_call import GrpcioCall
 from app.upstream.grpcio_failures import control_failure, failure_of
-from app.upstream.vllm_channel import GENERATE, MAX_MESSAGE_BYTES, Answer, Metadata, Method
+from app.upstream.vllm_channel import (
+    GENERATE,
+    MAX_MESSAGE_BYTES,
+    Answer,
+    Metadata,
+    Method,
+    address_of,
+)
 from app.upstream.vllm_status import unreadable
 
 if TYPE_CHECKING:
@@ -64,12 +70,8 @@ class GrpcioChannel:
         connect_timeout_s: float = 10.0,
         max_message_bytes: int = MAX_MESSAGE_BYTES,
     ) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in ("grpc", "grpcs"):
-            raise ValueError(f"{url} is no vLLM worker: its scheme is not grpc(s).")
-        is_secure = parts.scheme == "grpcs"
-        host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
-        target = f"dns:///{host}:{parts.port or (443 if is_secure else 80)}"
+        host, port, is_secure = address_of(url)
+        target = f"dns:///[{host}]:{port}" if ":" in host else f"dns:///{host}:{port}"
         options = (
             *OPTIONS,
             ("grpc.min_reconnect_backoff_ms", int(connect_timeout_s * 1000)),

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, Literal, Protocol, TypeVar
+from urllib.parse import urlsplit
 
 from app.upstream.generated import common_pb2, health_pb2
 from app.upstream.generated import vllm_engine_pb2 as pb
@@ -150,6 +151,19 @@ class VllmChannel(Protocol):
 
     async def aclose(self) -> None:
         """Close the connection; calls that still run are cancelled."""
+
+
+def address_of(url: str) -> tuple[str, int, bool]:
+    """Read a worker's URL: its host, its port, and whether it is spoken to by TLS.
+
+    Raises:
+        ValueError: Its scheme is not ``grpc`` or ``grpcs``.
+    """
+    parts = urlsplit(url)
+    if parts.scheme not in ("grpc", "grpcs"):
+        raise ValueError(f"{url} is no vLLM worker: its scheme is not grpc(s).")
+    is_secure = parts.scheme == "grpcs"
+    return parts.hostname or "", parts.port or (443 if is_secure else 80), is_secure
 
 
 def open_channel(
