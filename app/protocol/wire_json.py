@@ -12,7 +12,7 @@ Json = Any
 JsonObject = dict[str, Any]
 
 
-def loads_or_none(data: bytes) -> Json:
+def loads_or_none(data: bytes | str) -> Json:
     """Parses, or gives ``None`` for what is not JSON, such as ``[DONE]`` or a cut event."""
     try:
         return orjson.loads(data)

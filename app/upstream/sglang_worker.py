@@ -20,6 +20,7 @@ from app.upstream.http1_transport import Http1Transport
 from app.upstream.keep_alive import KeepAlive, measure_keep_alive
 from app.upstream.sglang_info import role_conflict, worker_info
 from app.upstream.sglang_loads import LoadReader, NoLoads
+from app.workers.checks import sentence
 from app.workers.probe_rules import ProbeResult
 from app.workers.states import State
 from app.workers.worker import Engine, Role, Worker, WorkerInfo, rank_conflict
@@ -141,9 +142,9 @@ class SglangWorkerClient:
                 False, f"{self._health_path} gave no answer in {limit_s:g} s.", is_silence=True
             )
         except (httpx.ConnectError, httpx.ConnectTimeout) as exc:
-            return ProbeResult(False, f"No connection: {_sentence(exc)}", is_connect_failure=True)
+            return ProbeResult(False, f"No connection: {sentence(exc)}", is_connect_failure=True)
         except (httpx.HTTPError, httpx.InvalidURL) as exc:
-            return ProbeResult(False, f"{self._health_path} failed: {_sentence(exc)}")
+            return ProbeResult(False, f"{self._health_path} failed: {sentence(exc)}")
         if response.is_success:
             return ProbeResult(True)
         return ProbeResult(False, f"{self._health_path} answered {response.status_code}.")
@@ -292,7 +293,3 @@ def _refused(path: str, status: int) -> str:
     if status in (401, 403):
         return f"{path} answered {status}: the worker wants another API key."
     return f"{path} answered {status}."
-
-
-def _sentence(exc: BaseException) -> str:
-    return str(exc) or type(exc).__name__

@@ -11,8 +11,7 @@ import re
 from collections.abc import Callable
 from typing import Literal
 
-import orjson
-
+from app.protocol.wire_json import loads_or_none
 from app.text.parsers.reader import Reader, Steps
 
 _IN_STRING = re.compile(r'[^"\\]*')
@@ -143,16 +142,8 @@ def json_string(reader: Reader) -> Steps[str | None]:
     if (yield from reader.ahead()) != '"':
         return None
     text = yield from json_text(reader)
-    value = parsed(text) if text is not None else None
+    value = loads_or_none(text) if text is not None else None
     return value if isinstance(value, str) else None
-
-
-def parsed(text: str) -> object:
-    """The value of a JSON text; ``None`` for what is no JSON, as for ``null``."""
-    try:
-        return orjson.loads(text)
-    except orjson.JSONDecodeError:
-        return None
 
 
 def escaped(text: str) -> str:
@@ -164,9 +155,9 @@ def unwrapped(text: str) -> str:
     """Argument text from a whole JSON value: ``null`` is none, an object may stand in a string."""
     if text == "null":
         return "{}"
-    value = parsed(text) if text.startswith('"') else None
+    value = loads_or_none(text) if text.startswith('"') else None
     if not isinstance(value, str):
         return text
     if not value.strip():
         return "{}"
-    return value if isinstance(parsed(value), dict) else text
+    return value if isinstance(loads_or_none(value), dict) else text

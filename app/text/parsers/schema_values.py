@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
-from app.text.parsers.json_reading import parsed
+from app.protocol.wire_json import loads_or_none
 
 Types = frozenset[str]
 """JSON schema types a parameter may have."""
@@ -113,7 +113,7 @@ def _as_number(text: str, types: Types) -> str | None:
     if match := _INTEGER.fullmatch(text):
         # "+007" is no JSON; digits are kept as they are, for numbers of any length.
         return match["minus"] + (match["digits"] or "0")
-    value = parsed(text)
+    value = loads_or_none(text)
     if type(value) is not float:
         return None
     is_whole = "number" not in types and value.is_integer()
@@ -122,7 +122,7 @@ def _as_number(text: str, types: Types) -> str | None:
 
 def _as_container(text: str, types: Types) -> str | None:
     for kind, wanted in ((dict, "object"), (list, "array")):
-        if wanted in types and isinstance(parsed(text), kind):
+        if wanted in types and isinstance(loads_or_none(text), kind):
             return text
     if not types & {"object", "array"} or not text.startswith(("{", "[", "(")):
         return None
