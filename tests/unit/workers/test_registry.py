@@ -115,3 +115,14 @@ def test_gone_only_by_removal() -> None:
     worker = registry.add(WorkerSpec("http://a", Role.PREFILL))
     with pytest.raises(ValueError, match="removed"):
         registry.set_state(worker, State.GONE)
+
+
+def test_one_that_came_back_is_there() -> None:
+    """A pod's worker has the same id again; nobody is told that it was removed."""
+    registry = Registry()
+    spec = WorkerSpec("http://a", Role.PREFILL)
+    registry.add(spec)
+    registry.remove(spec.id, "asked")
+    assert registry.why_removed(spec.id) == "asked"
+    registry.add(spec)
+    assert registry.why_removed(spec.id) is None
