@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import json
 import re
+from itertools import islice
 from typing import Any
 
 from tokenizers import AddedToken
@@ -47,6 +48,7 @@ _DEEPSEEK_3 = (
 )
 PATTERNS = ((_GPT_4,), (_QWEN_2,), (_QWEN_3_5,), (_GPT_4O,), _DEEPSEEK_3)
 """One after the other, the patterns of a tokenizer's steps."""
+_MAX_PARTS = 4096
 _MODELS = ("BPE", "Unigram", "WordPiece", "WordLevel")
 
 
@@ -82,9 +84,11 @@ class TextCuts:
         if starts is None:
             return [text]
         pattern, sound = starts
-        cuts = [found.start() for found in pattern.finditer(text) if found[0] in sound]
+        found = islice(pattern.finditer(text), _MAX_PARTS)
+        cuts = [match.start() for match in found if match[0] in sound]
         if not cuts or cuts == [0]:
             return [text]
+        # A text of nothing but added tokens would take a second: its rest stays in one piece.
         if cuts[0]:
             cuts.insert(0, 0)
         ends = [*cuts[1:], len(text)]
@@ -110,8 +114,33 @@ def _starts(added: list[AddedToken]) -> tuple[re.Pattern[str], frozenset[str]] |
     )
     if not sound:
         return None
-    contents = sorted((token.content for token in raw), key=len, reverse=True)
-    return re.compile("|".join(map(re.escape, contents))), sound
+    return re.compile(_any_of([token.content for token in raw])), sound
+
+
+def _any_of(texts: list[str]) -> str:
+    """A pattern of several texts, the longest first, letter by letter.
+
+    Hundreds of texts that begin alike, one after the other, would each be tried at each place.
+    """
+    tree: dict[str, Any] = {}
+    for text in texts:
+        node = tree
+        for letter in text:
+            node = node.setdefault(letter, {})
+        node[""] = {}
+    return _branches(tree)
+
+
+def _branches(tree: dict[str, Any]) -> str:
+    # A run of single branches is written in one go: texts are longer than Python may be deep.
+    head = ""
+    while len(tree) == 1 and "" not in tree:
+        [(letter, tree)] = tree.items()
+        head += re.escape(letter)
+    rest = [re.escape(letter) + _branches(below) for letter, below in tree.items() if letter]
+    if not rest:
+        return head
+    return f"{head}(?:{'|'.join(rest)}){'?' if '' in tree else ''}"
 
 
 def _bars_words(token: AddedToken) -> bool:

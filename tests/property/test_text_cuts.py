@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -34,7 +35,20 @@ FRAGMENTS = [
         "\u200b",
     ),
     *(".", "!?", '"', "//", "'", "-", "\u3002", "\U0001f469\u200d\U0001f4bb", "\u0935\u093f"),
-    *("<|im_start|>", "<|im_end|>", "<tool_call>", "</think>", "<|im_", "<", "<s>", "[X]", "[X]b"),
+    *(
+        "<|im_start|>",
+        "<|im_end|>",
+        "<tool_call>",
+        "</think>",
+        "<|im_",
+        "<",
+        "<s>",
+        "<|r1|>",
+        "<|r12|>",
+        "<|r1",
+        "[X]",
+        "[X]b",
+    ),
 ]
 TEXTS = st.lists(st.sampled_from(FRAGMENTS) | st.text(max_size=3), max_size=30).map("".join)
 
@@ -78,6 +92,11 @@ CASES: dict[str, tuple[Kind, tuple[Change, ...], bool]] = {
     "longer token": (
         "bytelevel",
         (add("[X]", special=True), add("[X]b", special=True)),
+        True,
+    ),
+    "many alike": (
+        "bytelevel",
+        tuple(add(f"<|r{at}|>", special=True) for at in range(40)),
         True,
     ),
     "unknown pattern": ("bytelevel", (split_by(r"\w+ ?"),), False),
@@ -124,3 +143,15 @@ def test_parts_make_the_whole(folder: Path, case: str) -> None:
         assert len(whole) == 0 or not encoder.look(text).missing
 
     check()
+
+
+def test_texts_that_would_take_long(folder: Path) -> None:
+    """Text that nearly is an added token all over, or nothing else, is looked at quickly."""
+    tokenizer = RustTokenizer.from_file(str(folder / "bytelevel" / "tokenizer.json"))
+    reserved = [f"<|reserved_special_token_{at}|>" for at in range(2000)]
+    tokenizer.add_tokens([AddedToken(text, special=True) for text in reserved])
+    encoder = PromptEncoder(tokenizer)
+    for text, n_most in (("<|reserved_special_token_" * 40_000, 1), ("<think>" * 150_000, 4096)):
+        begun_s = time.process_time()
+        assert len(encoder.look(text).missing) <= n_most
+        assert time.process_time() - begun_s < 1.0
