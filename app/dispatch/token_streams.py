@@ -78,7 +78,10 @@ class TokenStream:
         except Exception as fault:  # noqa: BLE001 - it is this request's, and raised there
             self._fault = fault
             return False
-        return not events or push(events)
+        is_taken = not events or push(events)
+        # After a stop string that the engine does not know nothing more would wake who waits. It
+        # gets these frames once more, which say nothing now.
+        return is_taken and not self._stream.has_ended(0)
 
     def __aiter__(self) -> TokenStream:
         """Returns itself."""

@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING
 
 from app.upstream.connect_limit import ConnectLimit
-from app.upstream.failures import (
-    BodyTooLong,
-    ConnectFailed,
-    ConnectTimeout,
-    UpstreamError,
-    connect_failure,
-)
+from app.upstream.failures import BodyTooLong, UpstreamError
+from app.upstream.http1_connecting import made_connection
 from app.upstream.http1_connection import Http1Connection
 from app.upstream.http1_following import Following, OnEnd
 from app.upstream.http1_response import Head
@@ -286,37 +280,13 @@ class Exchange(Watched):
         self._pool.end(self)
 
     async def _connect(self) -> Http1Connection:
-        pool = self._pool
-        connection = pool.new_connection()
-        where = f"{pool.host}:{pool.port}"
+        limit = self._connecting = ConnectLimit(self._connect_timeout_s)
         try:
-            async with ConnectLimit(self._connect_timeout_s) as self._connecting:
-                await asyncio.get_running_loop().create_connection(
-                    lambda: connection,
-                    pool.host,
-                    pool.port,
-                    ssl=pool.ssl_context,
-                    server_hostname=pool.host if pool.ssl_context is not None else None,
-                )
-            if self._failure is not None:
-                raise self._failure
-            # Over TLS unread bytes mean nothing yet: a worker sends tickets after the handshake.
-            if connection.is_closing() or (pool.ssl_context is None and not connection.is_usable()):
-                raise ConnectFailed(f"{where} closed the connection before the request was sent.")
-        except BaseException as exc:
-            pool.give_up(connection)
-            if self._failure is not None and isinstance(exc, Exception):
-                raise self._failure from None
-            if isinstance(exc, TimeoutError):
-                raise ConnectTimeout(
-                    f"No connection to {where} within {self._connect_timeout_s:g} s."
-                ) from exc
-            if isinstance(exc, (OSError, UnicodeError)):
-                raise connect_failure(where, exc) from exc
-            raise
+            return await made_connection(
+                self._pool, limit, self._connect_timeout_s, lambda: self._failure
+            )
         finally:
             self._connecting = None
-        return connection
 
 
 def _closed() -> UpstreamError:

@@ -115,3 +115,29 @@ async def test_fault_of_a_passed_event_is_the_requests() -> None:
     events.feed = lambda _slot, _frames: 1 / 0  # type: ignore[assignment, method-assign, return-value]
     with pytest.raises(ZeroDivisionError):
         await anext(stream)
+
+
+async def test_stop_string_in_passed_events_ends_the_stream() -> None:
+    """At once: whoever waits is woken, although the worker goes on and the client takes all."""
+
+    class Stopping(Events):
+        def feed(self, slot: int, frames: Sequence[Chunk | Complete]) -> bytes:
+            if self.is_over:
+                return b""
+            self.is_over = any(3 in frame.token_ids for frame in frames)
+            return super().feed(slot, frames)
+
+    call = Offering([chunk(2)], [chunk(3)], [chunk(4)], [chunk(5)])
+    stream = TokenStream(call, [chunk(1)], Stopping())
+    passed: list[bytes] = []
+
+    def push(events: bytes) -> bool:
+        passed.append(events)
+        return True
+
+    said = [await anext(stream)]
+    stream.push_to(push)
+    said += [events async for events in stream]
+    assert b"".join(passed) == b"[[2]];[[3]];"
+    assert said == [b"[[1]];", b"DONE"]
+    assert len(call.reads) == 2
