@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
+from app.state.sharing import Sharing
 from app.state.store import Store, StoreAway
 from tests.redis_server import PASSWORD, RedisServer
 
@@ -45,4 +48,36 @@ async def test_the_newer_record_is_kept(redis: RedisServer) -> None:
     assert await store.records() == {"a": "2|x"}
     await store.forget("a", "2|x")
     assert await store.records() == {}
+    await store.aclose()
+
+
+async def test_a_cancellation_is_never_lost(redis: RedisServer) -> None:
+    """The client library may answer in its place, and a part may fail at that moment."""
+    store = Store(redis.url, "test")
+    begun = asyncio.Event()
+
+    async def late() -> str:
+        try:
+            begun.set()
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            return "an answer"
+        raise AssertionError
+
+    async def failing() -> None:
+        try:
+            await late()
+        finally:
+            raise StoreAway("at the same moment")
+
+    sharing = Sharing(store, "")
+    sharing.parts.append(failing)
+    async with asyncio.TaskGroup() as tasks:
+        for run in (lambda: store._told(late()), sharing.run):
+            begun.clear()
+            task = tasks.create_task(run())
+            await begun.wait()
+            task.cancel()
+            await asyncio.wait({task}, timeout=2.0)
+            assert task.cancelled()
     await store.aclose()
