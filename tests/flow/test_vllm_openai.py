@@ -38,7 +38,9 @@ async def fleet(stack: AsyncExitStack, model: Path, request: pytest.FixtureReque
     """A gateway before one pair, for a model that writes hermes tool calls."""
     settings = {"tool_call_parser": "hermes", "reasoning_parser": "none"}
     short: dict[str, Any] = {"lease_s": SHORT_LEASE_S, "mooncake_abort_s": SHORT_LEASE_S}
-    return await fleet_of(stack, model, request.param, settings=settings, **short)
+    # Else tokens that wait to be sent go as one message, and a fault after three never comes.
+    steps = {"decode_step_s": 0.003}
+    return await fleet_of(stack, model, request.param, decode=steps, settings=settings, **short)
 
 
 @pytest.fixture
