@@ -97,7 +97,7 @@ def _run(asked: argparse.Namespace, case: Case, rows: list[Row]) -> tuple[Figure
     texts = [prompt(row, 1) for row in rows]
     with Bench() as bench:
         fleet = Fleet(bench, case, asked.speed, asked.tokens_per_s, None)
-        port = start_router(bench, router, fleet, asked.speed)
+        port, _ = start_router(bench, router, fleet, asked.speed)
         times = [t for t in asyncio.run(play(port, rows, texts, asked.speed, 1)) if t is not None]
         path = asked.keep or bench.folder / "recorded.jsonl"
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/flights", timeout=30) as answer:

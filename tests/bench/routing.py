@@ -87,7 +87,7 @@ def _run(
 ) -> Figures:
     with Bench() as bench:
         fleet = Fleet(bench, case, asked.speed, asked.tokens_per_s, kv_tokens)
-        port = start_router(bench, router, fleet, asked.speed)
+        port, _ = start_router(bench, router, fleet, asked.speed)
         before = fleet.work()
         found = asyncio.run(_with_death(case, fleet, port, rows, texts, asked.speed))
         after = fleet.work()

@@ -127,8 +127,8 @@ class Fleet:
         return found
 
 
-def start_router(bench: Bench, router: Router, fleet: Fleet, speed: float) -> int:
-    """Starts a router and waits until it is ready; returns its port."""
+def start_router(bench: Bench, router: Router, fleet: Fleet, speed: float) -> tuple[int, int]:
+    """Starts a router and waits until it is ready; returns its port and its process."""
     port = free_port()
     module = ["-m", "smg", "launch"] if router.is_smg else ["-m", "app"]
     python = ENVIRONMENT["SMG"] if router.is_smg else sys.executable
@@ -144,12 +144,12 @@ def start_router(bench: Bench, router: Router, fleet: Fleet, speed: float) -> in
     environment = {k: v for k, v in ENVIRONMENT.items() if not k.startswith("TANDEM_")}
     if not router.is_smg:
         environment["PYTHONPATH"] = str(REPOSITORY)
-    _, log = bench.spawn(router.name, command, cwd=bench.folder, env=environment)
+    child, log = bench.spawn(router.name, command, cwd=bench.folder, env=environment)
     deadline_s = time.monotonic() + 60
     while True:
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/readiness", timeout=2):
-                return port
+                return port, child.pid
         except OSError:
             if time.monotonic() > deadline_s:
                 raise BenchFailed(f"{router.name}: {log.read_text()[-2000:]}") from None

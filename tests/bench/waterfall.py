@@ -7,8 +7,11 @@
 Streams come faster than two simulated prefill workers compute, so they wait in the prefill queue.
 Each connection is open before its request is sent; the client's time ends with the last byte. What
 the gateway's recorder has of the same request is held against it, to the first event and to the
-end. Exit code 1 where the largest difference is over 5 ms: on a machine where gateway and client
-have to wait for a core, that wait is in it.
+end. Exit code 1 where the largest difference is over 5 ms.
+
+A loop that has no core cannot know when the bytes came that wait for it. So the kernel is asked
+how long gateway and client had none just then, and that much is taken off a difference over 5 ms
+before it is called one; each such request has a line.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import random
 import sys
 import time
@@ -29,9 +33,11 @@ import uvloop
 from children import Bench, BenchFailed
 from routing_cases import Case
 from routing_fleet import ROUTERS, Fleet, start_router
+from standing import Standing, looking_at, read
 
 ALLOWED_S = 0.005
 _LONGEST_S = 120.0
+_SETTLE_S = 0.5
 _TOKENS_PER_S = 10_000.0
 
 
@@ -56,28 +62,34 @@ def main() -> int:
     try:
         with Bench() as bench:
             fleet = Fleet(bench, Case(about="waiting", n_pairs=2), 1.0, _TOKENS_PER_S, None)
-            port = start_router(bench, router, fleet, 1.0)
-            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            port, pid = start_router(bench, router, fleet, 1.0)
+            with (
+                looking_at(bench, [pid, os.getpid()]) as looks,
+                asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
+            ):
                 seen = runner.run(_ask_all(port, asked.requests, asked.rate))
+            standing = read(looks)
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/flights", timeout=30) as answer:
                 rows = [json.loads(line) for line in answer]
     except BenchFailed as failure:
         print(f"bench: {failure}", file=sys.stderr)
         return 2
-    return _compare(seen, {row["request_id"]: row for row in rows})
+    return _compare(seen, {row["request_id"]: row for row in rows}, standing)
 
 
 async def _ask_all(port: int, n_requests: int, rate: float) -> list[Seen]:
     chance = random.Random(11)
     found: list[Seen] = []
     moments = [n / rate for n in range(n_requests)]
+    # Made before, or the first requests would wait for the bodies of the others.
+    bodies = [_body(chance.randint(500, 4_000), number) for number in range(n_requests)]
     connections = [await asyncio.open_connection("127.0.0.1", port) for _ in moments]
-    began_s = time.perf_counter()
+    # So that they are all taken before the first request.
+    began_s = time.perf_counter() + _SETTLE_S
 
     async def one(number: int, at_s: float) -> None:
-        body = _body(chance.randint(500, 4_000), number)
         await asyncio.sleep(max(0.0, at_s - (time.perf_counter() - began_s)))
-        found.append(await _ask(*connections[number], body, f"waterfall-{number}"))
+        found.append(await _ask(*connections[number], bodies[number], f"waterfall-{number}"))
 
     async with asyncio.timeout(_LONGEST_S), asyncio.TaskGroup() as requests:
         for number, at_s in enumerate(moments):
@@ -111,7 +123,9 @@ async def _ask(
     return Seen(request_id, asked_unix_s, first_s, whole_s)
 
 
-def _compare(seen: Sequence[Seen], recorded: dict[str, dict[str, float]]) -> int:
+def _compare(
+    seen: Sequence[Seen], recorded: dict[str, dict[str, float]], standing: Standing
+) -> int:
     lost = [one.request_id for one in seen if one.request_id not in recorded]
     if lost:
         print(f"not recorded: {lost}")
@@ -142,9 +156,31 @@ def _compare(seen: Sequence[Seen], recorded: dict[str, dict[str, float]]) -> int
             [row["ended_s"] - row["last_s"] for _, row in both],
         )
     )
-    worst = max(map(abs, (*first, *whole)))
-    print("passed" if worst <= ALLOWED_S else "failed")
-    return int(worst > ALLOWED_S)
+    n_failed = sum(not _holds(one, row, standing) for one, row in both)
+    print("failed" if n_failed else "passed")
+    return int(n_failed > 0)
+
+
+def _holds(one: Seen, row: dict[str, float], standing: Standing) -> bool:
+    """Whether a request's two differences are within bounds, but for what the kernel explains."""
+    arrived_s = row["arrived_unix_s"]
+    standing_s = standing.between(one.asked_unix_s, arrived_s)
+    holds = True
+    for name, client_s, own_s in (
+        ("first event", one.first_s, row["first_s"]),
+        ("end", one.whole_s, row["ended_s"]),
+    ):
+        over_s = client_s - own_s
+        if abs(over_s) <= ALLOWED_S:
+            continue
+        seen_s = one.asked_unix_s + client_s
+        without_s = standing_s + standing.between(arrived_s + own_s, seen_s)
+        print(
+            f"{one.request_id}, {name}: {1000 * over_s:+.2f} ms, "
+            f"of which {1000 * without_s:.2f} ms without a core"
+        )
+        holds = holds and abs(over_s) - without_s <= ALLOWED_S
+    return holds
 
 
 def _line(name: str, differences: Sequence[float]) -> str:
