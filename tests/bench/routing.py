@@ -40,12 +40,7 @@ _RATIOS = ("mean", "p99", "max", "busy")
 def main() -> int:
     """Plays the cases through every router; a line for each run, then medians and ratios."""
     asked = _arguments()
-    routers = [
-        router
-        for router in ROUTERS
-        if (not router.is_smg or ENVIRONMENT.get("SMG"))
-        and any(part in router.name for part in asked.only or [""])
-    ]
+    routers = _chosen(asked.only or [""])
     try:
         for name in asked.case or ["base"]:
             _play_case(name, CASES[name], routers, asked)
@@ -53,6 +48,19 @@ def main() -> int:
         print(f"bench: {failure}", file=sys.stderr)
         return 2
     return 0
+
+
+def _chosen(asked: list[str]) -> list[Router]:
+    """Those of a name, and where no one has it, those whose names contain it."""
+    names = [router.name for router in ROUTERS]
+    chosen = {
+        name
+        for part in asked
+        for name in names
+        if part == name or (part not in names and part in name)
+    }
+    with_smg = bool(ENVIRONMENT.get("SMG"))
+    return [one for one in ROUTERS if one.name in chosen and (with_smg or not one.is_smg)]
 
 
 def _play_case(name: str, case: Case, routers: list[Router], asked: argparse.Namespace) -> None:
@@ -164,7 +172,7 @@ def _arguments() -> argparse.Namespace:
     flags.add_argument("--speed", type=float, default=5.0, help="of the fleet's clock")
     flags.add_argument("--rounds", type=int, default=1)
     flags.add_argument(
-        "--only", action="append", help="routers whose name contains this; repeatable"
+        "--only", action="append", help="routers of this name, or containing it; repeatable"
     )
     flags.add_argument("--tokens-per-s", type=float, default=10_000.0)
     flags.add_argument("--plot", type=Path, help="an SVG file for each case, named FILE-CASE.svg")
